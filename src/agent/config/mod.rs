@@ -1,0 +1,1 @@
+//! Configuration: Patroni's YAML, the environment, the dynamic part from the DCS.

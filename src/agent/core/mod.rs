@@ -1,0 +1,1 @@
+//! Pure: observation in, decision out. No clock, no I/O, no randomness.

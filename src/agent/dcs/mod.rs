@@ -1,0 +1,1 @@
+//! The store that elects: a trait, etcd, and one in memory.

@@ -1,0 +1,1 @@
+//! What keeps a primary without a lease from writing.

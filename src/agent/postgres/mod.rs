@@ -1,0 +1,1 @@
+//! The PostgreSQL server: process, configuration, replication, slots, rewind, bootstrap.

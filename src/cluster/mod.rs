@@ -1,0 +1,1 @@
+//! What is true of a whole cluster: health, members, switchover, write probe.

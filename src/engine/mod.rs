@@ -1,0 +1,1 @@
+//! Inventory and playbook become batches, batches become events: plan, apply, handlers, rolling order.

@@ -1,0 +1,1 @@
+//! Who: hosts, groups and variables, validated.

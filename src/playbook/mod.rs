@@ -1,0 +1,1 @@
+//! What: plays, tasks, handlers and conditions, validated.

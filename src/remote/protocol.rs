@@ -1,0 +1,161 @@
+//! What the control machine and the hands on a target say to each other.
+//!
+//! Both directions carry frames: one byte of kind (`J` for a message in JSON, `B` for content), four
+//! bytes of length (big endian), the body. Content frames follow the message that announces them.
+
+use crate::{model::Digest, remote::resource::Resource};
+use serde::{Deserialize, Serialize};
+
+/// Raised when the two halves would misunderstand each other. They are one executable, so a
+/// difference means that the upload was replaced by hand.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// From the control machine to a target.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Steps to look at or carry out, in order; the first failure ends the batch.
+    Batch(Batch),
+    /// Announces a content frame, the answer to [`Event::Need`].
+    Content { digest: Digest },
+    /// Stop after the current step: the operator pressed Ctrl-C or another host failed.
+    Cancel,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Batch {
+    pub mode: Mode,
+    /// Whether outcomes carry file diffs.
+    pub diff: bool,
+    pub steps: Vec<Step>,
+}
+
+/// Plan runs check alone; apply runs check and, where something differs, apply and verification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    Check,
+    Apply,
+}
+
+/// One resource of one task, complete: no template is left in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// Unique within a run on one host.
+    pub id: u32,
+    /// The task's name, with the loop's item where there is one.
+    pub name: String,
+    pub resource: Resource,
+    /// Names of handlers that a change owes. Noted as debts on the target before the change is made,
+    /// so that a run that dies in between is completed by the next one.
+    #[serde(default)]
+    pub notify: Vec<String>,
+    /// This step is the handler of that name: its debt is struck off once the step has succeeded.
+    #[serde(default)]
+    pub settles: Option<String>,
+    /// The user that commands run as; the batch's own user otherwise.
+    #[serde(default)]
+    pub become_user: Option<String>,
+    /// `changed_when` and `failed_when` where they are literal; expressions are the engine's.
+    #[serde(default)]
+    pub changed: Option<bool>,
+    #[serde(default)]
+    pub failed: Option<bool>,
+    /// Arguments, diffs and output of this step are secret.
+    #[serde(default)]
+    pub no_log: bool,
+}
+
+/// From a target to the control machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// The first message of a session.
+    Hello(Hello),
+    /// Contents that the batch names and the target has nowhere. Sent once per batch, before its first
+    /// step, when anything is missing.
+    Need {
+        digests: Vec<Digest>,
+    },
+    Started {
+        step: u32,
+    },
+    /// Still at it: what the step waits for, and the failing component's last error where known.
+    Waiting {
+        step: u32,
+        message: String,
+    },
+    Finished {
+        step: u32,
+        outcome: Outcome,
+    },
+    /// The batch is over: all steps finished, or one failed, or it was cancelled.
+    BatchDone,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol: u32,
+    /// `pgfleet --version` of the executable on the target.
+    pub version: String,
+    /// Ansible's fact names without the `ansible_` prefix (`distribution`, `distribution_release`,
+    /// `architecture`, `memtotal_mb`, `processor_vcpus`, `default_ipv4`, `interfaces`, ...).
+    pub facts: serde_json::Map<String, serde_json::Value>,
+    /// Handlers that an earlier run still owes this host.
+    pub debts: Vec<String>,
+}
+
+/// What a step found and did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    /// What differs, for people: a unified diff of a file, `absent -> present`, ... Empty when nothing
+    /// differs, when the batch asked for none, or under `no_log`.
+    #[serde(default)]
+    pub diff: String,
+    /// What the change costs on its own, before handlers.
+    #[serde(default)]
+    pub effect: Effect,
+    /// What `register` stores: Ansible's return values (`changed`, `rc`, `stdout`, `stdout_lines`, ...).
+    #[serde(default)]
+    pub result: serde_json::Map<String, serde_json::Value>,
+    /// Worth saying although nothing failed, for example a sysctl that the kernel of a container refuses.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    pub elapsed_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Verdict {
+    Unchanged,
+    /// Changed under [`Mode::Apply`]; would change under [`Mode::Check`].
+    Changed,
+    Failed(Failure),
+}
+
+/// What a change does to those who use the cluster, least first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    #[default]
+    None,
+    Reload,
+    Restart,
+    Switchover,
+    Outage,
+}
+
+/// Why a step failed, complete enough for the reader to act.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub message: String,
+    /// The command that failed, where there was one. Never holds a secret.
+    #[serde(default)]
+    pub command: Option<String>,
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// The last lines that the command or the failing component printed.
+    #[serde(default)]
+    pub last_lines: Vec<String>,
+    /// What to do next.
+    #[serde(default)]
+    pub next_step: Option<String>,
+}

@@ -1,0 +1,1 @@
+//! Throw-away systemd hosts on this machine.

@@ -1,0 +1,1 @@
+//! Generated passwords and SCRAM verifiers.

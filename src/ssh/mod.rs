@@ -1,0 +1,1 @@
+//! How to get to a host: sessions, host keys, jump hosts, sudo, upload.

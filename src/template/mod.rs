@@ -1,0 +1,1 @@
+//! The only user of Tera: environment, filters, and the shipped templates.

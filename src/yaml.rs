@@ -1,0 +1,1 @@
+//! The only user of `serde_yaml`: strict, duplicate keys refused, positions kept.
