@@ -1,5 +1,6 @@
 //! A file per command: its arguments, and what it prints. No decisions.
 
+pub mod common;
 mod exit;
 
 pub use exit::Exit;

@@ -1,0 +1,60 @@
+//! Options that every command on a cluster has.
+
+use std::path::PathBuf;
+
+/// Which cluster, which of its hosts, and how to talk about them.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// The inventory: a YAML file in Ansible's shape
+    #[arg(short, long, value_name = "FILE", env = "PGFLEET_INVENTORY", default_value = "inventory.yml")]
+    pub inventory: PathBuf,
+
+    /// Work on the hosts of this sandbox: enter its network and use its key
+    #[arg(long, value_name = "NAME", env = "PGFLEET_SANDBOX")]
+    pub sandbox: Option<String>,
+
+    /// Only hosts that match this pattern (names, groups, globs; `a:b` both, `a:&b` those in both, `a:!b` not in b)
+    #[arg(long, value_name = "PATTERN")]
+    pub limit: Option<String>,
+
+    /// Only tasks with one of these tags
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub tags: Vec<String>,
+
+    /// How many hosts to work on at the same time
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    pub forks: u16,
+
+    /// A variable that wins over every other: `name=value`, `{"name": value}`, or `@file.yml`
+    #[arg(short = 'e', long = "extra-vars", value_name = "VARS")]
+    pub extra_vars: Vec<String>,
+
+    /// Say more: -v every step with its result, -vv what is said between the machines
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+
+    /// Answer yes to every question
+    #[arg(short, long)]
+    pub yes: bool,
+
+    /// Show what differs in each file
+    #[arg(long)]
+    pub diff: bool,
+
+    /// Record the keys of hosts that are not in known_hosts yet; a changed key is still refused
+    #[arg(long)]
+    pub accept_new_host_keys: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs: one JSON document on standard output
+    Json,
+}
