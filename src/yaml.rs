@@ -58,9 +58,12 @@ impl Document {
             Diagnostic::error(format!("cannot read `{}`: {}", path.display(), plain_io_error(&error)))
         })?;
         let text = String::from_utf8(bytes).map_err(|error| {
-            let line =
-                1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
-            Diagnostic::error(format!("`{}` is not UTF-8 text", path.display())).at(Location::new(path, line, 1))
+            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count();
+            Diagnostic::error(format!("`{}` is not UTF-8 text", path.display()))
+                .at(Location::new(path, line, 1))
         })?;
         Self::parse(path, text)
     }
@@ -160,8 +163,8 @@ fn explain_unknown(message: &str) -> (String, Option<String>) {
         let noun = if kind == "field" { "key" } else { "value" };
         let place = before.trim_end_matches(": ");
         let place = if place.is_empty() { String::new() } else { format!(" in `{place}`") };
-        let help =
-            did_you_mean(word, known.iter().copied()).or_else(|| Some(format!("known: {}", known.join(", "))));
+        let help = did_you_mean(word, known.iter().copied())
+            .or_else(|| Some(format!("known: {}", known.join(", "))));
         return (format!("unknown {noun} `{word}`{place}"), help);
     }
     (message.to_owned(), None)

@@ -49,9 +49,10 @@ fn value_end(characters: &[char], start: usize) -> usize {
     let quote = characters.get(start).filter(|c| matches!(c, '"' | '\''));
     let in_flow = characters[..start].contains(&'{');
     let length = match quote {
-        Some(quote) => {
-            characters[start + 1..].iter().position(|c| c == quote).map_or(characters.len() - start, |end| end + 2)
-        }
+        Some(quote) => characters[start + 1..]
+            .iter()
+            .position(|c| c == quote)
+            .map_or(characters.len() - start, |end| end + 2),
         None => characters[start..]
             .iter()
             .position(|c| matches!(c, '\n' | '\r') || (in_flow && matches!(c, ',' | '}')))

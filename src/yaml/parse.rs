@@ -1,7 +1,7 @@
 //! Text to value, strictly: what would be read wrongly is refused with its position.
 
 use super::positions::Position;
-use serde::de::{self, DeserializeSeed, Deserialize, EnumAccess, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
 
@@ -24,7 +24,11 @@ pub(super) fn value(text: &str) -> Result<Value, Wrong> {
     let Some(first) = documents.next() else { return Ok(Value::Null) };
     let value = Any.deserialize(first).or_else(|error| {
         let (message, position) = split_position(&error);
-        if message.contains("EOF while parsing") { Ok(Value::Null) } else { Err(explain(text, message, position)) }
+        if message.contains("EOF while parsing") {
+            Ok(Value::Null)
+        } else {
+            Err(explain(text, message, position))
+        }
     })?;
     if documents.next().is_some() {
         return Err(second_document(text));
@@ -61,8 +65,12 @@ fn explain(text: &str, message: String, position: Option<Position>) -> Wrong {
     let line = text.lines().nth(position.0 - 1).unwrap_or_default();
     let help = if line.chars().take(position.1).any(|c| c == '\t') {
         Some("indent with spaces; YAML does not allow tabs".to_owned())
-    } else if message.contains("did not find expected") || message.contains("mapping values are not allowed") {
-        Some("compare its indentation with the lines above, and quote texts that contain `: ` or ` #`".to_owned())
+    } else if message.contains("did not find expected") || message.contains("mapping values are not allowed")
+    {
+        Some(
+            "compare its indentation with the lines above, and quote texts that contain `: ` or ` #`"
+                .to_owned(),
+        )
     } else if message.contains("found character that cannot start any token") {
         Some("quote texts that begin with one of @ ` % & * ! | > { [".to_owned())
     } else {
@@ -73,7 +81,9 @@ fn explain(text: &str, message: String, position: Option<Position>) -> Wrong {
 
 /// Whether the line has an unquoted `{{` as a value before or at the place where parsing failed.
 fn follows_braces(text: &str, (line, _): Position) -> bool {
-    text.lines().nth(line - 1).is_some_and(|line| line.contains(": {{") || line.trim_start().starts_with("- {{"))
+    text.lines()
+        .nth(line - 1)
+        .is_some_and(|line| line.contains(": {{") || line.trim_start().starts_with("- {{"))
 }
 
 fn unquoted_braces(text: &str, (line, column): Position) -> Wrong {
@@ -91,7 +101,8 @@ fn unquoted_braces(text: &str, (line, column): Position) -> Wrong {
 }
 
 fn second_document(text: &str) -> Wrong {
-    let starts = text.lines().enumerate().filter(|(_, line)| line.starts_with("---")).map(|(index, _)| index + 1);
+    let starts =
+        text.lines().enumerate().filter(|(_, line)| line.starts_with("---")).map(|(index, _)| index + 1);
     // The first `---` opens the first document when nothing but comments stands above it.
     let opening = text
         .lines()
