@@ -1,6 +1,7 @@
 //! The only writer to a terminal: data to standard output, all else to standard error. Colour only
 //! where a terminal reads it (`anstream` looks, and honours `NO_COLOR`).
 
+use crate::diagnostic::Diagnostic;
 use anstyle::{AnsiColor, Style};
 use std::io::{IsTerminal, Write};
 
@@ -30,6 +31,11 @@ pub fn error(text: &str, next_steps: &[String]) {
     for step in next_steps {
         note(&format!("  {HEADING}next{HEADING:#}: {step}"));
     }
+}
+
+/// Writes what is wrong in a file, with the line of the file.
+pub fn diagnostic(diagnostic: &Diagnostic) {
+    note(&diagnostic.render(error_colour()));
 }
 
 /// Whether standard error is read by a person who can see colour.
