@@ -128,7 +128,10 @@ pub enum Kind {
     ClusterName,
     Bool,
     /// A whole number between two bounds, both included.
-    Integer { least: i64, most: i64 },
+    Integer {
+        least: i64,
+        most: i64,
+    },
     Port,
     /// Whole seconds, at least one.
     Seconds,
@@ -151,7 +154,9 @@ pub enum Kind {
     Map,
     ListOfText,
     /// A text that is never shown, of at most that many characters.
-    Secret { most: usize },
+    Secret {
+        most: usize,
+    },
     /// Accepted because Ansible's users have it; nothing reads it.
     Ignored,
 }
@@ -190,7 +195,9 @@ impl Kind {
             Kind::Integer { least, most } => format!("number, {least} to {most}"),
             Kind::Port => "port".to_owned(),
             Kind::Seconds => "seconds".to_owned(),
-            Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            Kind::Choice(words) => {
+                words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+            }
             Kind::Path => "absolute path".to_owned(),
             Kind::LocalPath => "path on this machine".to_owned(),
             Kind::Source => "path on this machine, or URL".to_owned(),
@@ -220,9 +227,13 @@ impl Kind {
                 .parse::<Scope>()
                 .map(|name| Value::String(name.into()))
                 .map_err(|_| {
-                    Mismatch::new("expected 1 to 63 letters, digits, `-`, `_` or `.`, the first a letter or digit")
+                    Mismatch::new(
+                        "expected 1 to 63 letters, digits, `-`, `_` or `.`, the first a letter or digit",
+                    )
                 }),
-            Kind::Bool => boolean(value).map(Value::Bool).ok_or_else(|| Mismatch::new("expected true or false")),
+            Kind::Bool => {
+                boolean(value).map(Value::Bool).ok_or_else(|| Mismatch::new("expected true or false"))
+            }
             Kind::Integer { least, most } => integer(value, least, most),
             Kind::Port => integer(value, 1, 65_535)
                 .map_err(|_| Mismatch::new("expected a port, a number from 1 to 65535")),
@@ -332,7 +343,10 @@ fn choice(value: &Value, words: &[&'static str]) -> Result<Value, Mismatch> {
         return Ok(Value::String(word));
     }
     let listed = words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
-    Err(Mismatch { expected: format!("expected one of {listed}"), help: did_you_mean(&word, words.iter().copied()) })
+    Err(Mismatch {
+        expected: format!("expected one of {listed}"),
+        help: did_you_mean(&word, words.iter().copied()),
+    })
 }
 
 fn address_with_prefix(value: &Value) -> Result<Value, Mismatch> {
@@ -345,8 +359,13 @@ fn address_with_prefix(value: &Value) -> Result<Value, Mismatch> {
         });
     }
     match text.parse::<IpNet>() {
-        Ok(network) if network.addr() == network.network() && network.prefix_len() < network.max_prefix_len() - 1 => {
-            Err(Mismatch { expected: EXPECTED.to_owned(), help: Some("this is the address of a whole network".to_owned()) })
+        Ok(network)
+            if network.addr() == network.network() && network.prefix_len() < network.max_prefix_len() - 1 =>
+        {
+            Err(Mismatch {
+                expected: EXPECTED.to_owned(),
+                help: Some("this is the address of a whole network".to_owned()),
+            })
         }
         Ok(_) => Ok(value.clone()),
         Err(_) => Err(Mismatch::new(EXPECTED)),
@@ -356,14 +375,12 @@ fn address_with_prefix(value: &Value) -> Result<Value, Mismatch> {
 fn settings(value: &Value) -> Result<Value, Mismatch> {
     match value {
         Value::Null => Ok(Value::Object(Map::new())),
-        Value::Object(map) => {
-            match map.iter().find(|(_, value)| value.is_array() || value.is_object()) {
-                Some((name, _)) => {
-                    Err(Mismatch::new(format!("expected a number, text or true/false for `{name}`")))
-                }
-                None => Ok(value.clone()),
+        Value::Object(map) => match map.iter().find(|(_, value)| value.is_array() || value.is_object()) {
+            Some((name, _)) => {
+                Err(Mismatch::new(format!("expected a number, text or true/false for `{name}`")))
             }
-        }
+            None => Ok(value.clone()),
+        },
         _ => Err(Mismatch::new("expected a map of settings, each as `name: value`")),
     }
 }
