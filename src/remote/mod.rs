@@ -2,5 +2,10 @@
 //! compares, changes what differs, verifies, and streams events back. Runs where there is neither
 //! inventory nor template, and imports neither.
 
+mod arguments;
+pub mod frame;
 pub mod protocol;
 pub mod resource;
+
+pub use arguments::Permissions;
+pub use resource::{Module, module, modules, parse};
