@@ -2,9 +2,11 @@
 //! do, actuators do it.
 
 pub mod api;
+pub mod clock;
 pub mod config;
 #[deny(clippy::disallowed_methods)]
 pub mod core;
 pub mod dcs;
 pub mod fence;
 pub mod postgres;
+pub mod view;

@@ -77,6 +77,27 @@ impl Snapshot {
         self.sync.as_ref().map(|sync| sync.revision)
     }
 
+    /// Whether both hold the same, whatever the store's revision was.
+    pub fn same_contents(&self, other: &Snapshot) -> bool {
+        let Snapshot {
+            revision: _,
+            initialize,
+            config,
+            leader,
+            members,
+            status,
+            sync,
+            failover,
+            history,
+            failsafe,
+        } = self;
+        (initialize, config, leader, status)
+            == (&other.initialize, &other.config, &other.leader, &other.status)
+            && (sync, failover, history) == (&other.sync, &other.failover, &other.history)
+            && failsafe == &other.failsafe
+            && members == &other.members
+    }
+
     /// The leader, when its member key is there too.
     pub fn leader_member(&self) -> Option<(&MemberName, &MemberDocument)> {
         self.members.get_key_value(&self.leader.as_ref()?.name)
