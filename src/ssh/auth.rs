@@ -10,10 +10,7 @@ use super::{
 use russh::{
     MethodKind, MethodSet,
     client::{AuthResult, Handle, KeyboardInteractiveAuthResponse},
-    keys::{
-        Algorithm, HashAlg, PrivateKeyWithHashAlg, PublicKey,
-        agent::AgentIdentity,
-    },
+    keys::{Algorithm, HashAlg, PrivateKeyWithHashAlg, PublicKey, agent::AgentIdentity},
 };
 use std::{collections::HashSet, future::Future, path::PathBuf, time::Duration};
 
@@ -108,7 +105,11 @@ impl Attempt<'_> {
             user: self.route.user.clone(),
             tried: self.tried.clone(),
             skipped: self.skipped.clone(),
-            offered: self.methods.as_ref().map(|methods| methods.iter().map(names).collect()).unwrap_or_default(),
+            offered: self
+                .methods
+                .as_ref()
+                .map(|methods| methods.iter().map(names).collect())
+                .unwrap_or_default(),
         }
     }
 
@@ -143,7 +144,10 @@ impl Attempt<'_> {
         after: Duration,
         answer: impl Future<Output = Result<T, russh::Error>>,
     ) -> Result<Result<T, String>, Duration> {
-        tokio::time::timeout(after, answer).await.map(|done| done.map_err(|error| plain(&error))).map_err(|_| after)
+        tokio::time::timeout(after, answer)
+            .await
+            .map(|done| done.map_err(|error| plain(&error)))
+            .map_err(|_| after)
     }
 
     async fn hash_for(&mut self, key: &PublicKey) -> Option<HashAlg> {
@@ -173,7 +177,10 @@ impl Attempt<'_> {
         let key = match read {
             Ok(Some(key)) => key,
             Ok(None) if must_exist => {
-                return Err(ConnectProblem::Identity { path: path.clone(), why: "there is no such file".to_owned() });
+                return Err(ConnectProblem::Identity {
+                    path: path.clone(),
+                    why: "there is no such file".to_owned(),
+                });
             }
             Ok(None) => return Ok(false),
             Err(problem) if must_exist => return Err(problem),
@@ -201,7 +208,8 @@ impl Attempt<'_> {
         let hash = self.hash_for(key.public_key()).await;
         let user = self.route.user.clone();
         if let Some(certificate) = certificate {
-            let answer = self.handle.authenticate_openssh_cert(user.clone(), key.clone(), certificate.clone());
+            let answer =
+                self.handle.authenticate_openssh_cert(user.clone(), key.clone(), certificate.clone());
             let result = Self::within(self.patience, answer).await.map_err(|after| self.timed_out(after))?;
             let result = result.map_err(|why| self.ended(why))?;
             if self.settle(format!("{shown} with its certificate"), result)? {
@@ -230,7 +238,9 @@ impl Attempt<'_> {
         let answer = async {
             match identity {
                 AgentIdentity::Certificate { certificate, .. } => {
-                    self.handle.authenticate_certificate_with(user, certificate.clone(), hash, &mut agent.client).await
+                    self.handle
+                        .authenticate_certificate_with(user, certificate.clone(), hash, &mut agent.client)
+                        .await
                 }
                 AgentIdentity::PublicKey { key, .. } => {
                     self.handle.authenticate_publickey_with(user, key.clone(), hash, &mut agent.client).await
@@ -281,14 +291,15 @@ impl Attempt<'_> {
                     return self.settle("the password (keyboard-interactive)".to_owned(), result);
                 }
                 KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => {
-                    let answers =
-                        prompts.iter().map(|prompt| if prompt.echo { String::new() } else { password.to_owned() });
+                    let answers = prompts
+                        .iter()
+                        .map(|prompt| if prompt.echo { String::new() } else { password.to_owned() });
                     let answer = self.handle.authenticate_keyboard_interactive_respond(answers.collect());
-                    response = Self::within(self.patience, answer).await.map_err(|after| self.timed_out(after))?;
+                    response =
+                        Self::within(self.patience, answer).await.map_err(|after| self.timed_out(after))?;
                 }
             }
         }
         Ok(false)
     }
 }
-

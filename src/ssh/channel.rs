@@ -68,10 +68,8 @@ pub(super) fn attach(channel: Channel<Msg>) -> Process {
     let (exit_sender, exit) = watch::channel(None);
     let stderr = Stderr::default();
     let ended = CancellationToken::new();
-    let stdin = Stdin {
-        writer: Box::pin(outgoing.make_writer()),
-        ended: Box::pin(ended.clone().cancelled_owned()),
-    };
+    let stdin =
+        Stdin { writer: Box::pin(outgoing.make_writer()), ended: Box::pin(ended.clone().cancelled_owned()) };
     let kept = stderr.clone();
     tokio::spawn(async move {
         let mut exit = None;
@@ -94,7 +92,9 @@ pub(super) fn attach(channel: Channel<Msg>) -> Process {
                 }
                 Some(ChannelMsg::ExtendedData { data, ext: 1 }) => kept.push(&data),
                 Some(ChannelMsg::Eof) => data_sender = None,
-                Some(ChannelMsg::ExitStatus { exit_status }) => exit = Some(Exit::Status(exit_status.cast_signed())),
+                Some(ChannelMsg::ExitStatus { exit_status }) => {
+                    exit = Some(Exit::Status(exit_status.cast_signed()))
+                }
                 Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
                     exit = Some(Exit::Signal(format!("{signal_name:?}")));
                 }
@@ -181,7 +181,11 @@ impl Stdout {
 }
 
 impl AsyncRead for Stdout {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.current.is_empty() {
             match ready!(self.data.poll_recv(cx)) {
                 Some(piece) => self.current = piece,
@@ -282,7 +286,11 @@ impl Tunnel {
 }
 
 impl AsyncRead for Tunnel {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stdout).poll_read(cx, into)
     }
 }

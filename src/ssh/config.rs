@@ -119,7 +119,9 @@ async fn ask_openssh(target: &Target, options: &Options) -> Result<Option<Answer
                 return Ok(None);
             }
             let words = target.ssh_args.join(" ");
-            Err(ConnectProblem::Config(format!("`{words}` needs OpenSSH's client, and `ssh` is not installed")))
+            Err(ConnectProblem::Config(format!(
+                "`{words}` needs OpenSSH's client, and `ssh` is not installed"
+            )))
         }
         Err(error) => Err(ConnectProblem::Config(format!("`ssh -G` does not run: {error}"))),
     }
@@ -153,7 +155,8 @@ fn merge(target: &Target, options: &Options, said: &Answer, home: &Path) -> Rout
     };
 
     let mut known_hosts = files("userknownhostsfile", &["~/.ssh/known_hosts", "~/.ssh/known_hosts2"]);
-    known_hosts.extend(files("globalknownhostsfile", &["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]));
+    known_hosts
+        .extend(files("globalknownhostsfile", &["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]));
     if let Some(file) = &options.known_hosts {
         known_hosts = vec![file.clone()];
     }
@@ -218,7 +221,8 @@ pub fn expand_proxy_command(command: &str, route: &Route, address: &str) -> Stri
 
 /// Takes `[user@]host[:port]` or `ssh://[user@]host[:port]` apart.
 pub fn parse_hop(hop: &str) -> Result<(Option<String>, String, Option<u16>), ConnectProblem> {
-    let invalid = || ConnectProblem::Config(format!("`{hop}` is not a jump host; expected [user@]host[:port]"));
+    let invalid =
+        || ConnectProblem::Config(format!("`{hop}` is not a jump host; expected [user@]host[:port]"));
     let text = hop.strip_prefix("ssh://").unwrap_or(hop).trim_end_matches('/');
     let (user, place) = match text.rsplit_once('@') {
         Some((user, place)) => (Some(user.to_owned()), place),
@@ -281,7 +285,10 @@ mod tests {
         let mut named = target();
         (named.port, named.user, named.identity) = (Some(22), Some("root".to_owned()), Some("/k".into()));
         let route = merge(&named, &options(), &said, Path::new("/home/me"));
-        assert_eq!((route.port, route.user.as_str(), route.identities[0].as_path()), (22, "root", Path::new("/k")));
+        assert_eq!(
+            (route.port, route.user.as_str(), route.identities[0].as_path()),
+            (22, "root", Path::new("/k"))
+        );
 
         let route = merge(&target(), &options(), &Answer::new(), Path::new("/home/me"));
         assert_eq!((route.endpoint().as_str(), route.identities.len()), ("10.0.0.1:22", 3));
@@ -291,13 +298,20 @@ mod tests {
     fn an_isolated_run_uses_nothing_of_the_user() {
         let options = Options::isolated("/s/key".into(), "/s/known".into());
         let route = merge(&target(), &options, &Answer::new(), Path::new("/home/me"));
-        assert_eq!((route.identities.as_slice(), route.known_hosts.as_slice()), (&["/s/key".into()][..], &["/s/known".into()][..]));
+        assert_eq!(
+            (route.identities.as_slice(), route.known_hosts.as_slice()),
+            (&["/s/key".into()][..], &["/s/known".into()][..])
+        );
         assert!(route.identities_only && route.agent.is_none());
     }
 
     #[test]
     fn takes_jump_hosts_apart() {
-        let parts = |hop| parse_hop(hop).map(|(user, host, port)| format!("{user:?} {host} {port:?}")).unwrap_or_else(|e| e.to_string());
+        let parts = |hop| {
+            parse_hop(hop)
+                .map(|(user, host, port)| format!("{user:?} {host} {port:?}"))
+                .unwrap_or_else(|e| e.to_string())
+        };
         insta::assert_snapshot!(["b", "u@b:2222", "ssh://u@b", "[fe80::1]:22", "fe80::1", "b:x", "u@"].map(parts).join("\n"), @r#"
         None b None
         Some("u") b Some(2222)
@@ -312,6 +326,9 @@ mod tests {
     #[test]
     fn expands_the_tokens_of_a_proxy_command() {
         let route = merge(&target(), &options(), &Answer::new(), Path::new("/"));
-        assert_eq!(expand_proxy_command("nc -X %h %p 100%% %n %q", &route, "pg1"), "nc -X 10.0.0.1 22 100% pg1 %q");
+        assert_eq!(
+            expand_proxy_command("nc -X %h %p 100%% %n %q", &route, "pg1"),
+            "nc -X 10.0.0.1 22 100% pg1 %q"
+        );
     }
 }

@@ -82,7 +82,11 @@ impl Session {
     }
 }
 
-async fn connect_at_depth(target: &Target, options: &Options, depth: usize) -> Result<Session, ConnectProblem> {
+async fn connect_at_depth(
+    target: &Target,
+    options: &Options,
+    depth: usize,
+) -> Result<Session, ConnectProblem> {
     if depth > DEEPEST_JUMP {
         return Err(ConnectProblem::Config("its jump hosts lead in a circle".to_owned()));
     }
@@ -113,7 +117,11 @@ async fn connect_over(
         match establish(target, route, jump.as_ref(), options).await {
             Err(ConnectProblem::ClosedEarly { .. }) if attempt < EARLY_CLOSE_RETRIES => {
                 attempt += 1;
-                sleep(Duration::from_millis(u64::from(rand::random::<u8>())) + Duration::from_millis(200) * attempt).await;
+                sleep(
+                    Duration::from_millis(u64::from(rand::random::<u8>()))
+                        + Duration::from_millis(200) * attempt,
+                )
+                .await;
             }
             result => {
                 drop(permit);
@@ -177,15 +185,22 @@ async fn establish(
     let expired =
         |stage| ConnectProblem::TimedOut { to: route.endpoint(), after: options.connect_timeout, stage };
 
-    let wire = timeout(deadline - Instant::now(), dial(target, route, jump)).await.map_err(|_| expired("connecting"))??;
+    let wire = timeout(deadline - Instant::now(), dial(target, route, jump))
+        .await
+        .map_err(|_| expired("connecting"))??;
     let handshake = exchange_keys(wire, gate, route, options);
-    let mut handle = timeout(deadline - Instant::now(), handshake).await.map_err(|_| expired("exchanging keys"))??;
+    let mut handle =
+        timeout(deadline - Instant::now(), handshake).await.map_err(|_| expired("exchanging keys"))??;
     // Bounded step by step: a passphrase or an agent's confirmation may take its time.
     auth::authenticate(&mut handle, route, target, options).await?;
     Ok(Session::new(target, route.clone(), handle, lost, jump.cloned()))
 }
 
-async fn dial(target: &Target, route: &Route, jump: Option<&Session>) -> Result<Box<dyn Wire>, ConnectProblem> {
+async fn dial(
+    target: &Target,
+    route: &Route,
+    jump: Option<&Session>,
+) -> Result<Box<dyn Wire>, ConnectProblem> {
     if let Some(jump) = jump {
         return match jump.tunnel(&route.hostname, route.port).await {
             Ok(tunnel) => Ok(Box::new(tunnel)),
@@ -262,16 +277,19 @@ async fn exchange_keys(
     let to = route.endpoint();
     client::connect_stream(Arc::new(config), wire, gate).await.map_err(|error| match error {
         GateError::HostKey(problem) => problem,
-        GateError::Ssh(russh::Error::NoCommonAlgo { kind, theirs, .. }) => ConnectProblem::NoCommonAlgorithm {
-            to,
-            kind: format!("{kind:?}").to_lowercase(),
-            theirs: theirs.join(", "),
-        },
+        GateError::Ssh(russh::Error::NoCommonAlgo { kind, theirs, .. }) => {
+            ConnectProblem::NoCommonAlgorithm {
+                to,
+                kind: format!("{kind:?}").to_lowercase(),
+                theirs: theirs.join(", "),
+            }
+        }
         GateError::Ssh(russh::Error::Version) => ConnectProblem::NotSsh { to },
         GateError::Ssh(error) if closed_early(&error) => match &route.proxy {
-            Proxy::Command(command) => {
-                ConnectProblem::ProxyCommand { command: command.clone(), why: "it gave no connection".to_owned() }
-            }
+            Proxy::Command(command) => ConnectProblem::ProxyCommand {
+                command: command.clone(),
+                why: "it gave no connection".to_owned(),
+            },
             _ => ConnectProblem::ClosedEarly { to },
         },
         GateError::Ssh(russh::Error::Disconnect) => ConnectProblem::Ended { to, why: lost.why() },

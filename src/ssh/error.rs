@@ -77,7 +77,11 @@ pub enum ConnectProblem {
     HostCertificate { offered: OfferedKey, why: String },
     #[error("{} cannot be {verb}: {source}", file.display())]
     KnownHosts { file: PathBuf, verb: &'static str, source: std::io::Error },
-    #[error("user `{user}` is refused at {to}: {}; the server accepts {}", tried_text(tried, skipped), offered_text(offered))]
+    #[error(
+        "user `{user}` is refused at {to}: {}; the server accepts {}",
+        tried_text(tried, skipped),
+        offered_text(offered)
+    )]
     AccessDenied { to: String, user: String, tried: Vec<String>, skipped: Vec<String>, offered: Vec<String> },
     #[error("the private key {} is not usable: {why}", path.display())]
     Identity { path: PathBuf, why: String },

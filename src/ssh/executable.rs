@@ -54,7 +54,13 @@ impl Architecture {
         let number = if little { u16::from_le_bytes(pair) } else { u16::from_be_bytes(pair) };
         let name = match number {
             3 => "i686",
-            21 => if little { "ppc64le" } else { "ppc64" },
+            21 => {
+                if little {
+                    "ppc64le"
+                } else {
+                    "ppc64"
+                }
+            }
             22 => "s390x",
             40 => "armv7l",
             62 => "x86_64",
@@ -157,13 +163,21 @@ impl Executables {
 enum Contact {
     /// The executable is there, and runs.
     Runs(Process),
-    Missing { architecture: Architecture, has_gzip: bool },
+    Missing {
+        architecture: Architecture,
+        has_gzip: bool,
+    },
 }
 
 impl Session {
     /// Starts `pgfleet ARGUMENTS` on the host, with `become` as the user that the target says. When the
     /// executable is there already this is one command; otherwise it is uploaded first.
-    pub async fn start(&self, executables: &Executables, arguments: &str, r#become: bool) -> Result<Process, SessionError> {
+    pub async fn start(
+        &self,
+        executables: &Executables,
+        arguments: &str,
+        r#become: bool,
+    ) -> Result<Process, SessionError> {
         match self.contact(executables, arguments, r#become).await? {
             Contact::Runs(process) => Ok(process),
             Contact::Missing { architecture, has_gzip } => {
@@ -181,12 +195,20 @@ impl Session {
     }
 
     /// Starts the hands: `pgfleet remote`, which speaks the protocol on its standard input and output.
-    pub async fn start_remote(&self, executables: &Executables, r#become: bool) -> Result<Process, SessionError> {
+    pub async fn start_remote(
+        &self,
+        executables: &Executables,
+        r#become: bool,
+    ) -> Result<Process, SessionError> {
         self.start(executables, "remote", r#become).await
     }
 
     /// Makes sure that the executable is on the host; returns its path there.
-    pub async fn deploy_executable(&self, executables: &Executables, r#become: bool) -> Result<String, SessionError> {
+    pub async fn deploy_executable(
+        &self,
+        executables: &Executables,
+        r#become: bool,
+    ) -> Result<String, SessionError> {
         let output = self.run_as("uname -m; command -v gzip", b"", r#become).await?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let mut lines = said.lines();
@@ -211,7 +233,12 @@ impl Session {
         })
     }
 
-    async fn contact(&self, executables: &Executables, arguments: &str, r#become: bool) -> Result<Contact, SessionError> {
+    async fn contact(
+        &self,
+        executables: &Executables,
+        arguments: &str,
+        r#become: bool,
+    ) -> Result<Contact, SessionError> {
         let mut process = self.open(&contact_script(executables, arguments), r#become).await?;
         let mut line = Vec::new();
         loop {
@@ -229,14 +256,20 @@ impl Session {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next(), words.next()) {
             (Some("runs"), ..) => Ok(Contact::Runs(process)),
-            (Some("missing"), Some(architecture), gzip) => {
-                Ok(Contact::Missing { architecture: Architecture::named(architecture), has_gzip: gzip.is_some() })
-            }
+            (Some("missing"), Some(architecture), gzip) => Ok(Contact::Missing {
+                architecture: Architecture::named(architecture),
+                has_gzip: gzip.is_some(),
+            }),
             _ => Err(self.error(SessionProblem::NotStarted { said: line })),
         }
     }
 
-    async fn upload(&self, executable: &LocalExecutable, has_gzip: bool, r#become: bool) -> Result<(), SessionError> {
+    async fn upload(
+        &self,
+        executable: &LocalExecutable,
+        has_gzip: bool,
+        r#become: bool,
+    ) -> Result<(), SessionError> {
         let path = executable.remote_path();
         let local = |source| self.error(SessionProblem::LocalFile { path: executable.path.clone(), source });
         let content = if has_gzip {
@@ -294,7 +327,8 @@ fn upload_script(executable: &LocalExecutable, gzip: bool) -> String {
 
 fn why_upload_failed(exit: &Exit, complaint: &str, path: &str) -> SessionProblem {
     let path = path.to_owned();
-    let said = complaint.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
+    let said =
+        complaint.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
     if complaint.contains("No space left on device") || complaint.contains("Disk quota exceeded") {
         return SessionProblem::DiskFull { path };
     }
@@ -304,7 +338,9 @@ fn why_upload_failed(exit: &Exit, complaint: &str, path: &str) -> SessionProblem
     match exit {
         Exit::Status(45) if complaint.contains("Permission denied") => SessionProblem::NoExec { path },
         Exit::Status(45) => SessionProblem::DoesNotRun { path, said },
-        Exit::Status(41 | 42) if complaint.contains("Permission denied") => SessionProblem::NotWritable { path, said },
+        Exit::Status(41 | 42) if complaint.contains("Permission denied") => {
+            SessionProblem::NotWritable { path, said }
+        }
         Exit::Status(43) => {
             SessionProblem::Upload { path, said: "what arrived is not what was sent".to_owned() }
         }

@@ -67,7 +67,15 @@ impl Gate {
             None => (route.hostname.clone(), route.port),
         };
         let accept_into = route.accept_new.then(|| file.clone());
-        Ok(Self { known, host, port, accept_into, file, hashed: route.hash_known_hosts, lost: Lost::default() })
+        Ok(Self {
+            known,
+            host,
+            port,
+            accept_into,
+            file,
+            hashed: route.hash_known_hosts,
+            lost: Lost::default(),
+        })
     }
 
     /// The algorithms to negotiate: those that are on record first, so that a host with several keys
@@ -126,7 +134,11 @@ impl Gate {
                     .await
                     .map_err(std::io::Error::other)
                     .flatten()
-                    .map_err(|source| ConnectProblem::KnownHosts { file: file.clone(), verb: "extended", source })?
+                    .map_err(|source| ConnectProblem::KnownHosts {
+                        file: file.clone(),
+                        verb: "extended",
+                        source,
+                    })?
             }
             (verdict, _) => verdict,
         };
@@ -167,7 +179,9 @@ pub fn plain(error: &russh::Error) -> String {
     match error {
         russh::Error::KeepaliveTimeout => "the host stopped answering".to_owned(),
         russh::Error::HUP | russh::Error::Disconnect => "the host closed it".to_owned(),
-        russh::Error::IO(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => "the host closed it".to_owned(),
+        russh::Error::IO(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the host closed it".to_owned()
+        }
         other => other.to_string(),
     }
 }

@@ -22,9 +22,14 @@ pub type KeyCache = Arc<Mutex<HashMap<PathBuf, Arc<KeyFile>>>>;
 /// A private key file.
 #[derive(Debug)]
 pub enum KeyFile {
-    Open { key: Arc<PrivateKey>, certificate: Option<Certificate> },
+    Open {
+        key: Arc<PrivateKey>,
+        certificate: Option<Certificate>,
+    },
     /// Sealed by a passphrase that nobody gave. The agent may hold it: then its public part says so.
-    Sealed { public: Option<PublicKey> },
+    Sealed {
+        public: Option<PublicKey>,
+    },
 }
 
 impl KeyFile {
@@ -80,7 +85,8 @@ fn open(path: &Path, prompt: Option<&PassphrasePrompt>) -> Result<Option<KeyFile
             let Some(passphrase) = prompt.and_then(|prompt| prompt.0(path)) else {
                 return Ok(Some(KeyFile::Sealed { public }));
             };
-            decode_secret_key(&text, Some(passphrase.expose())).map_err(|_| "the passphrase is wrong".to_owned())?
+            decode_secret_key(&text, Some(passphrase.expose()))
+                .map_err(|_| "the passphrase is wrong".to_owned())?
         }
         Err(error) => return Err(format!("it is not a private key that OpenSSH would read ({error})")),
     };

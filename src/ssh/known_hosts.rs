@@ -106,11 +106,17 @@ impl KnownHosts {
         if known.iter().any(|entry| entry.key.key_data() == key.key_data()) {
             return Verdict::Known;
         }
-        if known.is_empty() { Verdict::Unknown } else { Verdict::Changed(known.iter().map(|e| e.describe()).collect()) }
+        if known.is_empty() {
+            Verdict::Unknown
+        } else {
+            Verdict::Changed(known.iter().map(|e| e.describe()).collect())
+        }
     }
 
     fn revocation(&self, name: &str, key: &PublicKey) -> Option<KnownEntry> {
-        self.of(name, Marker::Revoked).find(|entry| entry.key.key_data() == key.key_data()).map(Entry::describe)
+        self.of(name, Marker::Revoked)
+            .find(|entry| entry.key.key_data() == key.key_data())
+            .map(Entry::describe)
     }
 
     /// Judges the certificate that `host` offers: `Err` says why it is not to be trusted.
@@ -133,7 +139,8 @@ impl KnownHosts {
             return Err("it carries critical options that nobody here understands".to_owned());
         }
         let host = host.to_lowercase();
-        if !certificate.valid_principals().iter().any(|pattern| glob_matches(&pattern.to_lowercase(), &host)) {
+        if !certificate.valid_principals().iter().any(|pattern| glob_matches(&pattern.to_lowercase(), &host))
+        {
             return Err(format!("it is for {}", certificate.valid_principals().join(", ")));
         }
         certificate
@@ -147,7 +154,8 @@ impl KnownHosts {
         let name = recorded_name(host, port);
         let mut found: Vec<_> = self.of(&name, Marker::None).map(|entry| entry.key.algorithm()).collect();
         if found.is_empty() && port != 22 {
-            found = self.of(&recorded_name(host, 22), Marker::None).map(|entry| entry.key.algorithm()).collect();
+            found =
+                self.of(&recorded_name(host, 22), Marker::None).map(|entry| entry.key.algorithm()).collect();
         }
         found.dedup();
         found
@@ -191,7 +199,8 @@ impl Names {
         match self {
             Self::Hashed { salt, hash } => keyed_hash(salt, name).as_slice() == hash,
             Self::Patterns(patterns) => {
-                let mut matches = patterns.iter().filter(|pattern| glob_matches(&pattern.glob, name)).peekable();
+                let mut matches =
+                    patterns.iter().filter(|pattern| glob_matches(&pattern.glob, name)).peekable();
                 matches.peek().is_some() && matches.all(|pattern| !pattern.negated)
             }
         }
@@ -267,7 +276,8 @@ pub fn remember(file: &Path, host: &str, port: u16, key: &PublicKey, hashed: boo
         fs::create_dir_all(folder)?;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
     }
-    let _lock = Flock::lock(File::open(folder)?, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+    let _lock = Flock::lock(File::open(folder)?, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| io::Error::from(errno))?;
 
     let (mut text, mode, owner) = match (fs::read(&file), fs::metadata(&file)) {
         (Ok(bytes), Ok(meta)) => (bytes, meta.permissions().mode() & 0o777, Some((meta.uid(), meta.gid()))),

@@ -3,8 +3,7 @@ use proptest::prelude::*;
 
 const ONE: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDon8jx5rOvMNMr5OrTN1cSuwLjkHQBcgLyRsMqxlPK8";
 const TWO: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAII8CzSEFUxcZG2z9wxC2wHhUf1+ETp1AKBWPabrW9Agw";
-const ECDSA: &str =
-    "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBGkMGmbUe+CxWJ6ztoIseLgxkuJpuEYcxQrbrITL/HCewNExhbmVFalIGUjP9YH4LTIRF5IVFT8c68sGP6AVSdI=";
+const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBGkMGmbUe+CxWJ6ztoIseLgxkuJpuEYcxQrbrITL/HCewNExhbmVFalIGUjP9YH4LTIRF5IVFT8c68sGP6AVSdI=";
 
 fn key(text: &str) -> PublicKey {
     PublicKey::from_openssh(text).expect("a public key")

@@ -88,7 +88,9 @@ impl<'a> Launch<'a> {
                 return Ok(());
             }
             if noise.len() > MOST_NOISE_BYTES {
-                return Err(SessionProblem::NotStarted { said: "the login shell prints without end".to_owned() });
+                return Err(SessionProblem::NotStarted {
+                    said: "the login shell prints without end".to_owned(),
+                });
             }
         }
     }
@@ -109,8 +111,12 @@ impl<'a> Launch<'a> {
         }
         match exit {
             Exit::Lost if said.is_empty() => SessionProblem::Lost { why: String::new() },
-            Exit::Status(status) if said.is_empty() => SessionProblem::NotStarted { said: format!("exit code {status}") },
-            Exit::Signal(signal) if said.is_empty() => SessionProblem::NotStarted { said: format!("ended by SIG{signal}") },
+            Exit::Status(status) if said.is_empty() => {
+                SessionProblem::NotStarted { said: format!("exit code {status}") }
+            }
+            Exit::Signal(signal) if said.is_empty() => {
+                SessionProblem::NotStarted { said: format!("ended by SIG{signal}") }
+            }
             _ => SessionProblem::NotStarted { said },
         }
     }

@@ -45,7 +45,13 @@ pub struct Output {
 }
 
 impl Session {
-    pub(super) fn new(target: &Target, route: Route, handle: Handle<Gate>, lost: Lost, jump: Option<Session>) -> Self {
+    pub(super) fn new(
+        target: &Target,
+        route: Route,
+        handle: Handle<Gate>,
+        lost: Lost,
+        jump: Option<Session>,
+    ) -> Self {
         Self { inner: Arc::new(Inner { target: target.clone(), route, handle, lost, _jump: jump }) }
     }
 
@@ -108,7 +114,8 @@ impl Session {
         let root = Become::root();
         let r#become = r#become.then(|| self.inner.target.r#become.as_ref().unwrap_or(&root));
         let launch = Launch::new(command, r#become);
-        let channel = self.inner.handle.channel_open_session().await.map_err(|error| self.channel_error(error))?;
+        let channel =
+            self.inner.handle.channel_open_session().await.map_err(|error| self.channel_error(error))?;
         let exec = channel.exec(true, launch.line.as_bytes().to_vec()).await;
         let mut process = channel::attach(channel);
         exec.map_err(|_| self.error(self.lost()))?;
@@ -151,7 +158,9 @@ impl Session {
 
     fn channel_error(&self, error: russh::Error) -> SessionError {
         self.error(match error {
-            russh::Error::ChannelOpenFailure(failure) => SessionProblem::ChannelRefused { why: format!("{failure:?}") },
+            russh::Error::ChannelOpenFailure(failure) => {
+                SessionProblem::ChannelRefused { why: format!("{failure:?}") }
+            }
             russh::Error::SendError | russh::Error::Disconnect | russh::Error::HUP => self.lost(),
             other => SessionProblem::ChannelRefused { why: plain(&other) },
         })

@@ -9,7 +9,8 @@ const NO_SUDO: &str = "pgfleet-no-sudo";
 /// error and reads standard input; without one it must not ask.
 pub fn script(r#become: &Become, command: &str, prompt: &str) -> String {
     let user = quote(&r#become.user);
-    let asking = if r#become.password.is_some() { format!("-S -p {}", quote(prompt)) } else { "-n".to_owned() };
+    let asking =
+        if r#become.password.is_some() { format!("-S -p {}", quote(prompt)) } else { "-n".to_owned() };
     // The complaints are read by `diagnose`, so they must not be translated.
     format!(
         "c={command}; u={user}; LC_ALL=C; export LC_ALL; \
@@ -28,13 +29,23 @@ pub fn diagnose(complaint: &str, user: &str) -> Option<SessionProblem> {
     if says(&[NO_SUDO]) {
         return Some(SessionProblem::NoSudo { user });
     }
-    if says(&["incorrect password", "Sorry, try again", "Authentication failed, try again", "no password was provided"]) {
+    if says(&[
+        "incorrect password",
+        "Sorry, try again",
+        "Authentication failed, try again",
+        "no password was provided",
+    ]) {
         return Some(SessionProblem::SudoWrongPassword { user });
     }
     if says(&["a password is required", "interactive authentication is required"]) {
         return Some(SessionProblem::SudoNeedsPassword);
     }
-    if says(&["is not in the sudoers file", "is not allowed to", "may not run sudo", "I'm afraid I can't do that"]) {
+    if says(&[
+        "is not in the sudoers file",
+        "is not allowed to",
+        "may not run sudo",
+        "I'm afraid I can't do that",
+    ]) {
         return Some(SessionProblem::NotInSudoers { user });
     }
     if says(&["you must have a tty"]) {
