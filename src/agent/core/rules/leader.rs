@@ -1,0 +1,181 @@
+//! Rules of the node that has the leader key.
+
+use super::{keys::sync_matters, server::backing_off};
+use crate::agent::core::{
+    Action, ControlState, FailoverKey, Handover, Kind, Millis, Plan, Reason, StartAs, StopMode, election,
+    facts::Facts,
+};
+
+/// How long the leader of a server that is down waits for the members' answers.
+const HEARING: Millis = 500;
+
+/// What the key is worth that this node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Good,
+    /// The view of the store is older than the key.
+    Unknown,
+    /// `/sync` is not what this node was judged by.
+    Void,
+}
+
+/// Whether `/sync` still is what this node was judged by when it took the key.
+///
+/// Between the view that made it fit and the moment the key was created somebody else may have led,
+/// acknowledged, and gone. The view as of the key's creation tells.
+pub fn claim(facts: &Facts) -> Standing {
+    let (Some(cluster), Some(lease)) = (facts.cluster(), facts.seen.lease) else { return Standing::Unknown };
+    if cluster.revision < lease.term {
+        return Standing::Unknown;
+    }
+    match (&cluster.sync, &facts.state.claim) {
+        (None, _) => Standing::Good,
+        (Some(sync), _) if sync.leader == *facts.me() => Standing::Good,
+        (Some(sync), Some(claim)) if claim.sync_revision == Some(sync.revision) => Standing::Good,
+        (Some(_), _) => Standing::Void,
+    }
+}
+
+pub fn may_bootstrap(facts: &Facts) -> bool {
+    facts.holds
+        && facts.safe()
+        && facts.empty()
+        && facts.initialised().is_none()
+        && facts.settings().may_bootstrap
+        && facts.seen.failures.count(Kind::Bootstrap) < 3
+}
+
+fn own_sync_active(facts: &Facts) -> bool {
+    facts.sync().is_some_and(|sync| sync.leader == *facts.me() && !sync.voters.is_empty())
+}
+
+/// Handing over is better than starting again when nothing acknowledged can be lost by it, or when
+/// the operator prefers it, or when starting has failed.
+fn prefers_handover(facts: &Facts) -> bool {
+    own_sync_active(facts)
+        || facts.settings().primary_start_timeout == 0
+        || facts.seen.failures.count(Kind::StartPrimary) > 0
+}
+
+fn leader_is_down(facts: &Facts) -> bool {
+    facts.holds
+        && facts.stopped()
+        && facts.control().is_some_and(|control| control.state != ControlState::Recovery)
+}
+
+pub fn hearing(facts: &Facts) -> bool {
+    let Some(since) = facts.state.down_since.filter(|_| leader_is_down(facts) && prefers_handover(facts))
+    else {
+        return false;
+    };
+    facts.now < since + HEARING
+        && facts.seen.poll.as_ref().is_none_or(|poll| poll.asked < since || !poll.done)
+}
+
+fn crash_successor(facts: &Facts) -> Option<crate::model::MemberName> {
+    let poll = facts.poll_since(facts.state.down_since?)?;
+    let limit = match (own_sync_active(facts), facts.cluster()?.optime) {
+        (true, _) => None,
+        // A leader that has synchronous mode on and no voter is the only one that may win.
+        (false, _) if facts.sync().is_some() => return None,
+        (false, optime) => Some((optime.unwrap_or_default(), facts.settings().maximum_lag_on_failover)),
+    };
+    election::successor(facts, poll, limit).map(|answer| answer.name.clone())
+}
+
+pub fn may_hand_over(facts: &Facts) -> bool {
+    leader_is_down(facts) && prefers_handover(facts) && crash_successor(facts).is_some()
+}
+
+pub fn hand_over(facts: &Facts, plan: &mut Plan) {
+    let candidate = crash_successor(facts);
+    plan.detail = candidate.as_ref().map(|name| format!("to {name}")).unwrap_or_default();
+    plan.state.handover = Some(Handover { reason: Reason::Crash, candidate, since: facts.now });
+}
+
+pub fn may_restart(facts: &Facts) -> bool {
+    facts.holds
+        && facts.safe()
+        && facts.stopped()
+        && claim(facts) == Standing::Good
+        && facts.seen.failures.count(Kind::StartPrimary) < 3
+        && !backing_off(facts, Kind::StartPrimary, 500)
+}
+
+/// As what it was: a node that took the key and fell before it was promoted starts as a standby.
+pub fn start_as_leader(facts: &Facts, plan: &mut Plan) {
+    let standby = facts.control().is_some_and(|control| control.state == ControlState::Recovery);
+    plan.act(Action::Start(if standby { StartAs::Standby(None) } else { StartAs::Primary }));
+}
+
+pub fn may_promote(facts: &Facts) -> bool {
+    let Some(server) = facts.running_standby() else { return false };
+    let alone = !sync_matters(facts) || facts.sync().is_some_and(|sync| sync.leader == *facts.me());
+    let settings = facts.settings();
+    let blocked =
+        !settings.sync_strict || settings.sync == Default::default() || !server.names.names.is_empty();
+    facts.holds
+        && facts.safe()
+        && claim(facts) == Standing::Good
+        && alone
+        && blocked
+        && !facts.seen.failures.within(Kind::Promote, facts.ttl(), facts.now)
+}
+
+/// Why an operator's wish for another leader cannot be met; `None` while it can or may yet be.
+pub fn refusal(facts: &Facts, key: &FailoverKey) -> Option<String> {
+    if let Some(leader) = key.leader.as_ref().filter(|leader| *leader != facts.me()) {
+        return Some(format!("{leader} is not the leader any more"));
+    }
+    if key.candidate.as_ref() == Some(facts.me()) {
+        return Some("the candidate leads already".to_owned());
+    }
+    let poll = facts.poll_since(0).filter(|poll| poll.done)?;
+    match (switch_candidate(facts, key), &key.candidate) {
+        (Some(_), _) => None,
+        (None, Some(candidate)) if poll.answers.iter().all(|answer| answer.name != *candidate) => {
+            Some(format!("{candidate} does not answer"))
+        }
+        (None, Some(candidate)) => Some(format!("{candidate} cannot take over")),
+        (None, None) => Some("no member can take over".to_owned()),
+    }
+}
+
+/// Who would take over: the named one if it is able, else the most advanced.
+fn switch_candidate(facts: &Facts, key: &FailoverKey) -> Option<crate::model::MemberName> {
+    let poll = facts.poll_since(0).filter(|poll| poll.done)?;
+    let end = facts.running_primary()?.lsn;
+    let limit = match facts.sync() {
+        Some(_) => None,
+        None => Some((end, facts.settings().maximum_lag_on_failover)),
+    };
+    let Some(candidate) = &key.candidate else {
+        return election::successor(facts, poll, limit).map(|answer| answer.name.clone());
+    };
+    let chosen = poll.answers.iter().filter(|answer| answer.name == *candidate).cloned().collect();
+    // The others' votes still count for the quorum; only the choice is narrowed.
+    election::successor(facts, poll, limit)?;
+    let narrowed = crate::agent::core::Poll { answers: chosen, ..poll.clone() };
+    let able = narrowed.answers.iter().any(|answer| {
+        answer.is_standby()
+            && !answer.nofailover
+            && facts.sync().is_none_or(|sync| sync.voters.contains(&answer.name))
+            && limit.is_none_or(|(end, lag)| end.bytes_since(answer.lsn) <= lag)
+    });
+    able.then(|| candidate.clone())
+}
+
+pub fn may_switch(facts: &Facts) -> bool {
+    let wish = facts.cluster().and_then(|cluster| cluster.failover.as_ref()).filter(|key| key.due);
+    facts.holds
+        && facts.running_primary().is_some()
+        && wish.is_some_and(|key| refusal(facts, key).is_none() && switch_candidate(facts, key).is_some())
+}
+
+pub fn switch_over(facts: &Facts, plan: &mut Plan) {
+    let wish = facts.cluster().and_then(|cluster| cluster.failover.as_ref());
+    let candidate = wish.and_then(|key| switch_candidate(facts, key));
+    plan.detail = candidate.as_ref().map(|name| format!("for {name}")).unwrap_or_default();
+    plan.state.handover = Some(Handover { reason: Reason::Switchover, candidate, since: facts.now });
+    plan.act(Action::Stop(StopMode::Fast));
+}

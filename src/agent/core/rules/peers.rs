@@ -1,0 +1,66 @@
+//! When the other members are asked for their state.
+
+use super::{Rule, nothing, rule};
+use crate::agent::core::{Action, ControlState, Lane, Millis, Reason, StopMode, facts::Facts};
+
+const P: Lane = Lane::Peers;
+
+/// The pause between two rounds of questions.
+const AGAIN: Millis = 250;
+/// The same while the last record of a leader that shuts down travels.
+const AGAIN_SOON: Millis = 40;
+
+pub const RULES: [Rule; 5] = [
+    rule(P, "polling", "The members are being asked.", |facts| facts.polling(), nothing),
+    rule(P, "poll-race", "Nobody leads: ask the members how far they are.", racing, poll),
+    rule(P, "poll-switchover", "A switchover is wanted: ask who can take over.", switching, poll),
+    rule(
+        P,
+        "poll-handover",
+        "The leader is shut down: ask whether its last record has arrived.",
+        closing,
+        poll,
+    ),
+    rule(P, "poll-down", "The leader's server is down: ask who can take over.", down, poll),
+];
+
+fn poll(_: &Facts, plan: &mut crate::agent::core::Plan) {
+    plan.act(Action::PollPeers);
+}
+
+fn older_than(facts: &Facts, span: Millis) -> bool {
+    facts.seen.poll.as_ref().is_none_or(|poll| poll.asked + span <= facts.now)
+}
+
+fn racing(facts: &Facts) -> bool {
+    let first = facts
+        .state
+        .unlocked_since
+        .is_some_and(|since| facts.seen.poll.as_ref().is_none_or(|poll| poll.asked < since));
+    facts.unlocked()
+        && facts.running_standby().is_some()
+        && !facts.seen.me.nofailover
+        && (first || older_than(facts, AGAIN))
+}
+
+fn switching(facts: &Facts) -> bool {
+    facts.holds
+        && facts.running_primary().is_some()
+        && facts.state.handover.is_none()
+        && facts.cluster().is_some_and(|cluster| cluster.failover.as_ref().is_some_and(|key| key.due))
+        && older_than(facts, AGAIN)
+}
+
+fn closing(facts: &Facts) -> bool {
+    facts.holds
+        && facts.state.handover.as_ref().is_some_and(|handover| handover.reason == Reason::Switchover)
+        && facts.seen.busy.server == Some(Action::Stop(StopMode::Fast))
+        && facts.control().is_some_and(|control| control.state == ControlState::ShutDown)
+        && older_than(facts, AGAIN_SOON)
+}
+
+fn down(facts: &Facts) -> bool {
+    facts.state.down_since.is_some_and(|since| {
+        facts.state.handover.is_none() && facts.seen.poll.as_ref().is_none_or(|poll| poll.asked < since)
+    })
+}
