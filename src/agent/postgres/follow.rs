@@ -1,0 +1,86 @@
+//! Which server a standby streams from, changed by reload.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::{Error, Server, Settings, Upstream, connection};
+
+/// What following another server took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// It follows that one already.
+    Unchanged,
+    /// Told to the running standby, which connects by itself.
+    Reloaded,
+    /// Noted for the next start: nothing is running, or what runs is a primary.
+    RestartNeeded,
+}
+
+impl Server {
+    /// Points the standby at `upstream`, or at none.
+    pub async fn follow(&self, upstream: Option<&Upstream>) -> Result<Followed, Error> {
+        let settings = self.settings();
+        let orders = self.orders()?.following(upstream, &settings);
+        if !settings.data_dir.join("standby.signal").exists() {
+            return Ok(Followed::RestartNeeded);
+        }
+        let changed = self.write_orders(orders)?;
+        match self.adopt() {
+            None => Ok(Followed::RestartNeeded),
+            Some(_) if !changed => Ok(Followed::Unchanged),
+            Some(_) => self.reload().map(|()| Followed::Reloaded),
+        }
+    }
+
+    /// Cuts the walreceiver and waits until it is gone: from then on nothing more is received, and
+    /// positions can be compared. Errors: it is still there after `limit`.
+    pub async fn stop_receiving(&self, limit: Duration) -> Result<(), Error> {
+        let begun = Instant::now();
+        if self.follow(None).await? == Followed::RestartNeeded {
+            return Ok(());
+        }
+        loop {
+            let gone = self
+                .with_monitor("looking at the walreceiver", async |session: &connection::Session| {
+                    let row =
+                        session.client.query_one("SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)", &[]);
+                    row.await.map(|row| row.get::<_, bool>(0))
+                })
+                .await;
+            match gone {
+                Ok(true) => return Ok(()),
+                _ if begun.elapsed() < limit => sleep(Duration::from_millis(10)).await,
+                Ok(false) => return Err(Error::Timeout { what: "stopping the walreceiver", limit }),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// `primary_conninfo` for `upstream`. The password is in the password file.
+pub(super) fn conninfo(upstream: &Upstream, settings: &Settings) -> String {
+    let port = upstream.port.to_string();
+    let passfile = settings.pgpass.to_string_lossy();
+    // A dead upstream host is noticed by the receiver itself after `wal_receiver_timeout` alone; these
+    // notice it sooner.
+    pairs(&[
+        ("host", &upstream.host),
+        ("port", &port),
+        ("user", &settings.replication.username),
+        ("passfile", &passfile),
+        ("application_name", settings.name.as_str()),
+        ("connect_timeout", "3"),
+        ("keepalives_idle", "5"),
+        ("keepalives_interval", "2"),
+        ("keepalives_count", "3"),
+        ("tcp_user_timeout", "10000"),
+        ("sslmode", "prefer"),
+    ])
+}
+
+/// A connection string: every value quoted.
+pub(super) fn pairs(pairs: &[(&str, &str)]) -> String {
+    let quoted = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
+    pairs.iter().map(|(name, value)| format!("{name}='{}'", quoted(value))).collect::<Vec<_>>().join(" ")
+}

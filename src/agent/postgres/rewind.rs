@@ -1,0 +1,74 @@
+//! Taking a diverged server back to the history of another one.
+
+use std::time::Duration;
+
+use super::{Error, Server, Upstream, configure, data_dir, files, follow, lifecycle, tools};
+
+impl Server {
+    /// Runs `pg_rewind` against `upstream`, which has to be a primary that has written a checkpoint
+    /// since its promotion. The server must be down; a crash is recovered from first. Errors leave a
+    /// marker if the data may be half rewound: `observe` then calls it unusable.
+    pub async fn rewind(&self, upstream: &Upstream, limit: Duration) -> Result<(), Error> {
+        let settings = self.settings();
+        if let Some(postmaster) = self.adopt() {
+            return Err(Error::AlreadyRunning { data_dir: settings.data_dir.clone(), pid: postmaster.pid() });
+        }
+        self.clear_remains().await?;
+        configure::write_pgpass(&settings)?;
+        // Crash recovery happens in single-user mode, which refuses to be a standby.
+        lifecycle::set_signal_file(&settings.data_dir, false)?;
+        let orders = self.orders()?.following(None, &settings);
+        let plan = self.plan(None).await?;
+        self.write_files(&orders, &plan)?;
+
+        let role = settings.rewind_role();
+        let source = follow::pairs(&[
+            ("host", &upstream.host),
+            ("port", &upstream.port.to_string()),
+            ("user", &role.username),
+            ("dbname", "postgres"),
+            ("passfile", &settings.pgpass.to_string_lossy()),
+            ("application_name", settings.name.as_str()),
+            ("connect_timeout", "5"),
+            ("tcp_user_timeout", "10000"),
+        ]);
+        let mut command = tools::command(&settings.tool("pg_rewind"));
+        command.env("LC_ALL", "C").arg("-D").arg(&settings.data_dir).arg("--source-server").arg(source);
+        if settings.recovery.contains_key("restore_command")
+            || settings.parameters.contains_key("restore_command")
+        {
+            command.arg("--restore-target-wal");
+        }
+        let marker = files::beside(&settings.data_dir, data_dir::REWINDING);
+        let marked = files::write(&marker, "", 0o600).is_ok();
+        let result = tools::run(command, "pg_rewind", limit).await;
+        if marked && !result.as_ref().is_err_and(may_have_written) {
+            files::remove(&marker).map_err(Error::file("cannot remove", &marker))?;
+        }
+        self.remember(|memory| memory.control = None);
+        result?;
+        // What came with the upstream's files is the upstream's configuration.
+        self.write_files(&orders, &plan)?;
+        Ok(())
+    }
+}
+
+/// Whether a failed run may have begun to change files: it says so before, and never says it is safe.
+fn may_have_written(error: &Error) -> bool {
+    match error {
+        Error::Spawn { .. } => false,
+        Error::Tool { last_lines, .. } => {
+            let harmless = [
+                "could not connect",
+                "connection to server",
+                "source and target cluster",
+                "could not find common ancestor",
+                "could not find previous WAL record",
+                "could not open file",
+                "target server needs to use",
+            ];
+            !harmless.iter().any(|words| last_lines.contains(words))
+        }
+        _ => true,
+    }
+}
