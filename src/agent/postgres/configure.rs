@@ -373,6 +373,19 @@ mod tests {
             file: BTreeMap::from([("archive_command".to_owned(), r"echo 'a\b'".to_owned())]),
             ..Plan::default()
         };
-        insta::assert_snapshot!(render(&settings, &plan, &Orders::default()), @"");
+        insta::assert_snapshot!(render(&settings, &plan, &Orders::default()), @r"
+        # Written by pgfleet and overwritten with the next change. Parameters belong into the cluster's
+        # configuration; what was in this file before is in postgresql.base.conf.
+        include 'postgresql.base.conf'
+
+        data_directory = '/data'
+        hba_file = '/data/pg_hba.conf'
+        ident_file = '/data/pg_ident.conf'
+        archive_command = 'echo ''a\\b'''
+
+        # Orders of the moment.
+        primary_conninfo = ''
+        primary_slot_name = ''
+        ");
     }
 }

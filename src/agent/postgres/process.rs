@@ -60,15 +60,14 @@ impl Postmaster {
 
     /// Resolves the moment it has ended, whoever its parent is.
     pub async fn exited(&self) {
-        let watch = self
-            .handle
-            .as_fd()
-            .try_clone_to_owned()
-            .and_then(|handle| AsyncFd::with_interest(handle, Interest::READABLE));
-        if let Ok(watch) = watch
-            && watch.readable().await.is_ok()
-        {
-            return;
+        if let Ok(handle) = self.handle.as_fd().try_clone_to_owned() {
+            // SAFETY: the descriptor is owned by what it is registered with, and closed with it.
+            let watch = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) };
+            if let Ok(watch) = watch
+                && watch.readable().await.is_ok()
+            {
+                return;
+            }
         }
         // No descriptor left to wait with: ask again and again instead.
         while self.is_alive() {
