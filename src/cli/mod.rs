@@ -4,6 +4,7 @@ pub mod common;
 mod completions;
 pub mod error;
 mod exit;
+mod sandbox;
 
 pub use exit::Exit;
 
@@ -25,6 +26,7 @@ struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     Completions(completions::Args),
+    Sandbox(sandbox::Args),
 }
 
 /// Parses the command line, runs the command, maps its outcome to an exit code.
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Outcome {
     match command {
         Command::Completions(args) => completions::run(&args),
+        Command::Sandbox(args) => sandbox::run(args),
     }
 }
 
@@ -48,7 +51,6 @@ fn concurrently(command: impl Future<Output = Outcome>) -> Outcome {
 }
 
 /// Runs a command that must stay small: the agent, the hands on a target.
-#[expect(dead_code, reason = "its first user is the next command to land")]
 fn sparingly(command: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(Error::failed)?.block_on(command)

@@ -4,59 +4,49 @@ use super::{Name, name::InvalidName};
 use crate::model::HostName;
 use std::{io, net::Ipv4Addr, path::PathBuf};
 
-/// Each text says what failed and, after a line break, the next step where there is one.
+/// Each text says what failed; [`Error::next_step`] what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "a sandbox needs Linux: it is made of namespaces and systemd-nspawn\nuse a Linux machine or a Linux VM"
-    )]
+    #[error("a sandbox needs Linux: it is made of namespaces and systemd-nspawn")]
     NotLinux,
 
-    #[error(
-        "a sandbox needs root: it makes network namespaces and mounts (running as user id {uid})\nrun the same command with sudo"
-    )]
+    #[error("a sandbox needs root: it makes network namespaces and mounts (this is user id {uid})")]
     NotRoot { uid: u32 },
 
-    #[error("this machine lacks {}\ninstall: apt-get install -y {}", what.join(", "), packages.join(" "))]
+    #[error("this machine lacks {}", what.join(", "))]
     Missing { what: Vec<String>, packages: Vec<&'static str> },
 
-    #[error("there is no sandbox `{name}`{}", known_sandboxes(known))]
+    #[error("there is no sandbox `{name}`{}", known_names(known))]
     NoSuchSandbox { name: Name, known: Vec<Name> },
 
-    #[error(
-        "sandbox `{name}` has no network now (this machine was restarted, perhaps)\nboot it again: pgfleet sandbox start --name {name}"
-    )]
+    #[error("sandbox `{name}` has no network now (this machine was restarted, perhaps)")]
     Halted { name: Name },
 
     #[error("cannot enter the network of sandbox `{name}`: {why}")]
     Enter { name: Name, why: String },
 
-    #[error(
-        "{path} cannot hold sandboxes: a path with `,` or `:` cannot be mounted from\nset PGFLEET_SANDBOX_DIR to another folder"
-    )]
+    #[error("{path} cannot hold sandboxes: a path with `,` or `:` cannot be mounted from")]
     UnmountablePath { path: PathBuf },
 
-    #[error("no sandbox is running\nmake one: pgfleet sandbox up -i INVENTORY")]
+    #[error("no sandbox exists")]
     NoSandbox,
 
-    #[error("several sandboxes exist: {}\nsay which: --name N", join(known))]
+    #[error("several sandboxes exist: {}", join(known))]
     WhichSandbox { known: Vec<Name> },
 
     #[error("sandbox `{sandbox}` has no host `{host}`; its hosts are {}", known.join(", "))]
     NoSuchHost { sandbox: Name, host: String, known: Vec<String> },
 
-    #[error("there is no snapshot `{name}`{}", known_snapshots(known))]
+    #[error("there is no snapshot `{name}`{}", known_names(known))]
     NoSuchSnapshot { name: Name, known: Vec<Name> },
 
-    #[error("snapshot `{name}` exists\nchoose another name, or remove it: pgfleet sandbox forget {name}")]
+    #[error("snapshot `{name}` exists")]
     SnapshotExists { name: Name },
 
-    #[error("snapshot `{name}` is what {} stand on\nremove them first", users.join(", "))]
+    #[error("snapshot `{name}` is what {} stand on", users.join(", "))]
     SnapshotInUse { name: Name, users: Vec<String> },
 
-    #[error(
-        "sandbox `{name}` exists and differs: {difference}\nremove it first (pgfleet sandbox down --name {name}) or choose another name (--name)"
-    )]
+    #[error("sandbox `{name}` exists and differs: {difference}")]
     Differs { name: Name, difference: String },
 
     #[error(transparent)]
@@ -88,9 +78,7 @@ pub enum Error {
     #[error("`{command}` failed ({status}){}", indented(output))]
     Command { command: String, status: String, output: String },
 
-    #[error(
-        "{path} is not readable as this version's state of a sandbox: {reason}\nremove it: pgfleet sandbox down"
-    )]
+    #[error("{path} is not readable as this version's state of a sandbox: {reason}")]
     State { path: PathBuf, reason: String },
 
     #[error("building the image failed; the end of {log}:{}", indented(tail))]
@@ -102,7 +90,7 @@ pub enum Error {
     )]
     Boot { host: HostName, waited_secs: u64, why: String, console: PathBuf, tail: String },
 
-    #[error("host `{host}` is not running\nstart it: pgfleet sandbox start {host}")]
+    #[error("host `{host}` is not running")]
     NotRunning { host: HostName },
 
     #[error("the package cache did not start; the end of {log}:{}", indented(tail))]
@@ -113,6 +101,38 @@ pub enum Error {
 }
 
 impl Error {
+    /// The command or deed that helps, where there is one.
+    pub fn next_step(&self) -> Option<String> {
+        Some(match self {
+            Error::NotLinux => "use a Linux machine or a Linux VM".to_owned(),
+            Error::NotRoot { .. } => "run the same command with sudo".to_owned(),
+            Error::Missing { packages, .. } => format!("apt-get install -y {}", packages.join(" ")),
+            Error::NoSandbox => "pgfleet sandbox up -i INVENTORY".to_owned(),
+            Error::NoSuchSandbox { known, .. } if known.is_empty() => {
+                "pgfleet sandbox up -i INVENTORY".to_owned()
+            }
+            Error::NoSuchSandbox { .. } => "pgfleet sandbox list".to_owned(),
+            Error::WhichSandbox { .. } => "say which one with --name".to_owned(),
+            Error::NoSuchSnapshot { .. } => {
+                "pgfleet sandbox save SNAPSHOT makes one of a running sandbox".to_owned()
+            }
+            Error::SnapshotExists { name } => {
+                format!("choose another name, or remove it: pgfleet sandbox forget {name}")
+            }
+            Error::SnapshotInUse { .. } => "remove those first".to_owned(),
+            Error::Differs { name, .. } => {
+                format!(
+                    "remove it first (pgfleet sandbox down --name {name}) or choose another name with --name"
+                )
+            }
+            Error::UnmountablePath { .. } => "set PGFLEET_SANDBOX_DIR to another folder".to_owned(),
+            Error::State { .. } => "pgfleet sandbox down removes it".to_owned(),
+            Error::Halted { name } => format!("pgfleet sandbox start --name {name}"),
+            Error::NotRunning { host } => format!("pgfleet sandbox start {host}"),
+            _ => return None,
+        })
+    }
+
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { what, path, source }
@@ -123,20 +143,8 @@ fn join(names: &[Name]) -> String {
     names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn known_sandboxes(known: &[Name]) -> String {
-    if known.is_empty() {
-        "; none exists\nmake one: pgfleet sandbox up -i INVENTORY".to_owned()
-    } else {
-        format!("; there are {}", join(known))
-    }
-}
-
-fn known_snapshots(known: &[Name]) -> String {
-    if known.is_empty() {
-        "; none exists\nmake one: pgfleet sandbox save SNAPSHOT".to_owned()
-    } else {
-        format!("; there are {}", join(known))
-    }
+fn known_names(known: &[Name]) -> String {
+    if known.is_empty() { "; none exists".to_owned() } else { format!("; there are {}", join(known)) }
 }
 
 fn indented(text: &str) -> String {

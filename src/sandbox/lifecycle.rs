@@ -269,6 +269,12 @@ impl Sandbox {
         Ok(existed)
     }
 
+    /// Removes what belongs to no sandbox: the remains of image builds that were killed.
+    pub fn sweep(store: &Store) -> Result<()> {
+        requirements::root()?;
+        image::sweep(&store.resolved())
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.store
     }
