@@ -185,7 +185,7 @@ fn trim_block(source: &str, end: usize, edits: &mut Vec<Edit>) {
     let rest = &source[end..];
     let remove = if rest.starts_with("\r\n") { 2 } else { usize::from(rest.starts_with('\n')) };
     // `-%}` and `-#}` take all white space away by themselves.
-    if remove > 0 && source[..end].as_bytes().get(end.wrapping_sub(3)) != Some(&b'-') {
+    if remove > 0 && source.as_bytes().get(end.wrapping_sub(3)) != Some(&b'-') {
         edits.push(Edit { at: end, remove, insert: String::new() });
     }
 }
