@@ -4,6 +4,7 @@
 //! One rule holds in every store: an outcome that is not understood is [`Failure::Unreachable`].
 //! [`Failure::Lost`] is said only where the store has positively shown that the condition no longer holds.
 
+mod etcd;
 mod layout;
 mod memory;
 
@@ -11,6 +12,7 @@ mod memory;
 mod conformance;
 
 pub use crate::contract::{Leader, Revision, Snapshot, Term, Versioned};
+pub use etcd::{Endpoint, Etcd, EtcdOptions, Login};
 pub use layout::{Entry, Key, Layout};
 pub use memory::{Fault, Memory, MemoryServer};
 

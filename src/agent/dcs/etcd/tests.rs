@@ -1,0 +1,242 @@
+//! The conformance suite and the ways in which etcd fails, against real etcd processes on loopback.
+
+use super::*;
+use crate::agent::dcs::conformance::{self, Bench};
+use nix::sys::signal::{Signal, kill};
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+/// An etcd process of one test; it ends with it.
+struct Server {
+    process: Child,
+    data: tempfile::TempDir,
+    client: u16,
+    peer: u16,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+impl Server {
+    async fn start() -> Self {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let (client, peer) = (free_port(), free_port());
+        let process = Self::spawn(data.path(), client, peer);
+        let server = Self { process, data, client, peer };
+        server.await_ready().await;
+        server
+    }
+
+    fn spawn(data: &Path, client: u16, peer: u16) -> Child {
+        let url = |port| format!("http://127.0.0.1:{port}");
+        Command::new("etcd")
+            .arg("--data-dir")
+            .arg(data)
+            .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
+            .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
+            .args(["--initial-cluster", &format!("default={}", url(peer))])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("`etcd` starts; install the package etcd-server")
+    }
+
+    async fn await_ready(&self) {
+        let gateway = Gateway::new(vec![self.endpoint()], Duration::from_secs(1), None);
+        let begun = Instant::now();
+        while gateway.call("/v3/kv/range", &messages::range_prefix("/x")).await.is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "etcd did not become ready");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint { host: "127.0.0.1".to_owned(), port: self.client }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(nix::unistd::Pid::from_raw(self.process.id() as i32), signal).expect("the process is ours");
+    }
+
+    async fn restart(&mut self) {
+        self.process.kill().and_then(|()| self.process.wait()).expect("the process is ours");
+        self.process = Self::spawn(self.data.path(), self.client, self.peer);
+        self.await_ready().await;
+    }
+
+    async fn etcdctl(&self, arguments: &[&str]) {
+        let status = tokio::process::Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.endpoint().to_string()])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .status()
+            .await
+            .expect("`etcdctl` starts; install the package etcd-client");
+        assert!(status.success(), "etcdctl {arguments:?}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.kill().and_then(|()| self.process.wait()));
+    }
+}
+
+fn options(endpoints: Vec<Endpoint>, scope: &str, name: &str, ttl: Duration) -> EtcdOptions {
+    EtcdOptions {
+        endpoints,
+        login: None,
+        request_timeout: EtcdOptions::REQUEST_TIMEOUT,
+        namespace: "/service".to_owned(),
+        scope: scope.parse().unwrap(),
+        name: name.parse().unwrap(),
+        ttl,
+    }
+}
+
+/// One cluster of its own in a server that other benches use too.
+struct InEtcd<'a> {
+    server: &'a Server,
+    scope: &'static str,
+}
+
+impl Bench for InEtcd<'_> {
+    type Store = Etcd;
+
+    async fn member(&self, name: &str, ttl: Duration) -> Etcd {
+        Etcd::new(options(vec![self.server.endpoint()], self.scope, name, ttl))
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    fn now(&self) -> BootTime {
+        BootTime::now()
+    }
+}
+
+#[tokio::test]
+async fn conforms() {
+    let server = Server::start().await;
+    let bench = |scope| InEtcd { server: &server, scope };
+    // Side by side, for most of the time is spent waiting for leases to end.
+    tokio::join!(
+        async { conformance::one_leader_per_term(&bench("c1")).await },
+        async { conformance::leases_end_and_renewals_keep_them(&bench("c2")).await },
+        async { conformance::a_restarted_agent_adopts_its_lease(&bench("c3")).await },
+        async { conformance::a_changed_ttl_keeps_the_term(&bench("c4")).await },
+        async { conformance::shared_keys_are_swapped(&bench("c5")).await },
+        async { conformance::an_unfinished_bootstrap_dies_with_its_member(&bench("c6")).await },
+        async { conformance::only_the_leader_writes_what_is_the_leaders(&bench("c7")).await },
+        async { conformance::watchers_see_every_kind_of_change(&bench("c8")).await },
+    );
+}
+
+const TTL: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_dead_and_a_mute_endpoint_cost_one_timeout_once() {
+    let server = Server::start().await;
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute_port = mute.local_addr().unwrap().port();
+    let at = |port| Endpoint { host: "127.0.0.1".to_owned(), port };
+    let etcd = Etcd::new(options(vec![at(free_port()), at(mute_port), server.endpoint()], "d", "a", TTL));
+    let held = etcd.acquire_leader(None).await.unwrap();
+    let begun = Instant::now();
+    for _ in 0..10 {
+        etcd.renew(Some(held.term)).await.unwrap();
+    }
+    let spent = begun.elapsed();
+    assert!(spent < EtcdOptions::REQUEST_TIMEOUT, "the endpoint that answers is asked first: {spent:?}");
+}
+
+#[tokio::test]
+async fn a_hung_etcd_is_unreachable_and_never_a_loss() {
+    let server = Server::start().await;
+    let etcd = Etcd::new(options(vec![server.endpoint()], "h", "a", TTL));
+    let held = etcd.acquire_leader(None).await.unwrap();
+    server.signal(Signal::SIGSTOP);
+    let begun = Instant::now();
+    assert!(matches!(etcd.renew(Some(held.term)).await, Err(Failure::Unreachable(_))));
+    assert!(matches!(etcd.release(held.term).await, Err(Failure::Unreachable(_))));
+    assert!(etcd.snapshot().await.is_err());
+    assert!(begun.elapsed() < EtcdOptions::REQUEST_TIMEOUT * 4);
+    server.signal(Signal::SIGCONT);
+    // The release was of unknown outcome: either answer is right, and the store says which.
+    let snapshot = loop {
+        if let Ok(snapshot) = etcd.snapshot().await {
+            break snapshot;
+        }
+    };
+    match etcd.renew(Some(held.term)).await {
+        Ok(_) => assert_eq!(snapshot.leader.as_ref().map(|leader| leader.term), Some(held.term)),
+        Err(failure) => assert!(failure.is_lost(), "{failure}"),
+    }
+}
+
+#[tokio::test]
+async fn watch_and_lease_survive_a_restart_of_etcd() {
+    let mut server = Server::start().await;
+    let etcd = Etcd::new(options(vec![server.endpoint()], "r", "a", TTL));
+    let mut sight = etcd.watch();
+    let held = etcd.acquire_leader(None).await.unwrap();
+    let leads = |sight: &Sight| {
+        sight.interrupted.is_none()
+            && sight.snapshot.as_ref().is_some_and(|snapshot| snapshot.leader.is_some())
+    };
+    sight.wait_for(leads).await.unwrap();
+    server.restart().await;
+    let renewal = etcd.renew(Some(held.term)).await.unwrap();
+    assert!(renewal.lease.ttl >= TTL);
+    etcd.release(held.term).await.unwrap();
+    let gone = |sight: &Sight| {
+        sight.interrupted.is_none()
+            && sight.snapshot.as_ref().is_some_and(|snapshot| snapshot.leader.is_none())
+    };
+    tokio::time::timeout(Duration::from_secs(10), sight.wait_for(gone)).await.expect("seen").unwrap();
+    etcd.acquire_leader(None).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(1), sight.wait_for(leads)).await.expect("watching").unwrap();
+}
+
+#[tokio::test]
+async fn a_deleted_leader_key_is_a_loss_though_the_lease_lives() {
+    let server = Server::start().await;
+    let etcd = Etcd::new(options(vec![server.endpoint()], "x", "a", TTL));
+    let held = etcd.acquire_leader(None).await.unwrap();
+    server.etcdctl(&["del", "/service/x/leader"]).await;
+    assert!(etcd.renew(Some(held.term)).await.unwrap_err().is_lost());
+    server.etcdctl(&["put", "/service/x/leader", "other"]).await;
+    let failure = etcd.renew(Some(held.term)).await.unwrap_err();
+    assert!(failure.is_lost() && failure.to_string().contains("`other`"), "{failure}");
+}
+
+#[tokio::test]
+async fn logs_in_and_again_when_the_token_is_gone() {
+    let mut server = Server::start().await;
+    server.etcdctl(&["user", "add", "root:secret"]).await;
+    server.etcdctl(&["user", "grant-role", "root", "root"]).await;
+    server.etcdctl(&["auth", "enable"]).await;
+    let anonymous = Etcd::new(options(vec![server.endpoint()], "l", "a", TTL));
+    let refused = anonymous.snapshot().await.unwrap_err();
+    assert!(refused.to_string().contains("user name is empty"), "{refused}");
+    let login = Login { username: "root".to_owned(), password: crate::model::Secret::new("secret") };
+    let etcd =
+        Etcd::new(EtcdOptions { login: Some(login), ..options(vec![server.endpoint()], "l", "a", TTL) });
+    let held = etcd.acquire_leader(None).await.unwrap();
+    server.process.kill().and_then(|()| server.process.wait()).unwrap();
+    server.process = Server::spawn(server.data.path(), server.client, server.peer);
+    // etcd's simple tokens live in its memory.
+    let begun = Instant::now();
+    while let Err(failure) = etcd.renew(Some(held.term)).await {
+        assert!(!failure.is_lost() && begun.elapsed() < Duration::from_secs(30), "{failure}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
