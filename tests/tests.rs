@@ -1,4 +1,5 @@
-//! The one integration test binary: `e2e/` against real hosts, `cases/` for bad input, `tidy` for the
-//! laws of the house.
+//! The one integration test binary: `e2e/` against real hosts, `cases/` for bad input, `ssh/` against
+//! OpenSSH's server, `tidy` for the laws of the house.
 
+mod ssh;
 mod tidy;

@@ -12,7 +12,7 @@ use russh::{
     client::{AuthResult, Handle, KeyboardInteractiveAuthResponse},
     keys::{Algorithm, HashAlg, PrivateKeyWithHashAlg, PublicKey, agent::AgentIdentity},
 };
-use std::{collections::HashSet, future::Future, path::PathBuf, time::Duration};
+use std::{collections::HashSet, future::Future, path::{Path, PathBuf}, time::Duration};
 
 /// An agent may ask its owner before it signs.
 const AGENT_PATIENCE: Duration = Duration::from_secs(60);
@@ -75,6 +75,9 @@ pub async fn authenticate(
         if attempt.file(path, false, agent.as_mut(), options).await? {
             return Ok(());
         }
+    }
+    if attempt.methods.is_none() && attempt.ask_methods().await? {
+        return Ok(());
     }
     Err(attempt.denied())
 }
@@ -164,7 +167,7 @@ impl Attempt<'_> {
 
     async fn file(
         &mut self,
-        path: &PathBuf,
+        path: &Path,
         must_exist: bool,
         agent: Option<&mut Agent>,
         options: &Options,
@@ -178,7 +181,7 @@ impl Attempt<'_> {
             Ok(Some(key)) => key,
             Ok(None) if must_exist => {
                 return Err(ConnectProblem::Identity {
-                    path: path.clone(),
+                    path: path.to_owned(),
                     why: "there is no such file".to_owned(),
                 });
             }
@@ -209,7 +212,7 @@ impl Attempt<'_> {
         let user = self.route.user.clone();
         if let Some(certificate) = certificate {
             let answer =
-                self.handle.authenticate_openssh_cert(user.clone(), key.clone(), certificate.clone());
+                self.handle.authenticate_openssh_cert(user.clone(), key.clone(), certificate.as_ref().clone());
             let result = Self::within(self.patience, answer).await.map_err(|after| self.timed_out(after))?;
             let result = result.map_err(|why| self.ended(why))?;
             if self.settle(format!("{shown} with its certificate"), result)? {
@@ -258,14 +261,9 @@ impl Attempt<'_> {
     }
 
     async fn password(&mut self, password: &str) -> Result<bool, ConnectProblem> {
-        if self.methods.is_none() {
-            // Only an attempt tells which of the two password methods the server has.
-            let answer = self.handle.authenticate_none(self.route.user.clone());
-            let result = Self::within(self.patience, answer).await.map_err(|after| self.timed_out(after))?;
-            match result.map_err(|why| self.ended(why))? {
-                AuthResult::Success => return Ok(true),
-                AuthResult::Failure { remaining_methods, .. } => self.methods = Some(remaining_methods),
-            }
+        // Only an attempt tells which of the two password methods the server has.
+        if self.methods.is_none() && self.ask_methods().await? {
+            return Ok(true);
         }
         if self.accepts(MethodKind::Password) {
             let answer = self.handle.authenticate_password(self.route.user.clone(), password);
@@ -277,6 +275,19 @@ impl Attempt<'_> {
             return self.keyboard_interactive(password).await;
         }
         Ok(false)
+    }
+
+    /// Asks to be let in with nothing, which tells what would be accepted; true when that was enough.
+    async fn ask_methods(&mut self) -> Result<bool, ConnectProblem> {
+        let answer = self.handle.authenticate_none(self.route.user.clone());
+        let result = Self::within(self.patience, answer).await.map_err(|after| self.timed_out(after))?;
+        match result.map_err(|why| self.ended(why))? {
+            AuthResult::Success => Ok(true),
+            AuthResult::Failure { remaining_methods, .. } => {
+                self.methods = Some(remaining_methods);
+                Ok(false)
+            }
+        }
     }
 
     /// Answers every hidden question with the password: that is what PAM asks for.

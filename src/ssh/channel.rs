@@ -32,7 +32,7 @@ pub enum Exit {
     Lost,
 }
 
-/// A running command. Dropping its `stdout` ends it as far as this side is concerned.
+/// A running command. Dropping its `stdout` closes it: the command gets SIGHUP and the end of its input.
 #[derive(Debug)]
 pub struct Process {
     pub stdin: Stdin,
@@ -73,12 +73,16 @@ pub(super) fn attach(channel: Channel<Msg>) -> Process {
     let kept = stderr.clone();
     tokio::spawn(async move {
         let mut exit = None;
+        let mut abandoned = false;
         let mut data_sender = Some(data_sender);
         loop {
             let message = match &data_sender {
                 Some(sender) => tokio::select! {
                     message = incoming.wait() => message,
-                    () = sender.closed() => break,
+                    () = sender.closed() => {
+                        abandoned = true;
+                        break;
+                    }
                 },
                 None => incoming.wait().await,
             };
@@ -87,6 +91,7 @@ pub(super) fn attach(channel: Channel<Msg>) -> Process {
                     if let Some(sender) = &data_sender
                         && sender.send(data).await.is_err()
                     {
+                        abandoned = true;
                         break;
                     }
                 }
@@ -105,6 +110,10 @@ pub(super) fn attach(channel: Channel<Msg>) -> Process {
                 Some(ChannelMsg::Close) | None => break,
                 Some(_) => {}
             }
+        }
+        if abandoned {
+            // sshd counts a session until its command has ended, so ask it to: what a lost terminal says.
+            let _ = outgoing.signal(russh::Sig::HUP).await;
         }
         let _ = outgoing.close().await;
         drop(data_sender);

@@ -72,7 +72,7 @@ pub enum ConnectProblem {
             known.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "), offered.algorithm, offered.fingerprint)]
     HostKeyChanged { offered: OfferedKey, known: Vec<KnownEntry> },
     #[error("the key of `{}` is revoked by {revoked}", offered.name)]
-    HostKeyRevoked { offered: OfferedKey, revoked: KnownEntry },
+    HostKeyRevoked { offered: OfferedKey, revoked: Box<KnownEntry> },
     #[error("the host certificate of `{}` is not valid: {why}", offered.name)]
     HostCertificate { offered: OfferedKey, why: String },
     #[error("{} cannot be {verb}: {source}", file.display())]
@@ -124,13 +124,11 @@ impl ConnectProblem {
                 format!("Is sshd running there, and is {to} its address and port (`ansible_port`)?")
             }
             Self::TimedOut { stage, .. } if *stage == "connecting" => {
-                "Is the host up, and does a firewall let this machine reach its SSH port? \
-                 A longer limit: --connect-timeout."
+                "Is the host up, and does a firewall let this machine reach its SSH port?"
                     .to_owned()
             }
             Self::TimedOut { .. } => {
-                "The host accepts connections but does not answer in time: look at its load, and at its sshd's log. \
-                 A longer limit: --connect-timeout."
+                "The host accepts connections but does not answer in time: look at its load, and at its sshd's log."
                     .to_owned()
             }
             Self::NoRoute { .. } | Self::Network { .. } => {

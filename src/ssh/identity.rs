@@ -24,7 +24,7 @@ pub type KeyCache = Arc<Mutex<HashMap<PathBuf, Arc<KeyFile>>>>;
 pub enum KeyFile {
     Open {
         key: Arc<PrivateKey>,
-        certificate: Option<Certificate>,
+        certificate: Option<Box<Certificate>>,
     },
     /// Sealed by a passphrase that nobody gave. The agent may hold it: then its public part says so.
     Sealed {
@@ -90,7 +90,7 @@ fn open(path: &Path, prompt: Option<&PassphrasePrompt>) -> Result<Option<KeyFile
         }
         Err(error) => return Err(format!("it is not a private key that OpenSSH would read ({error})")),
     };
-    let certificate = load_openssh_certificate(with_suffix(path, "-cert.pub")).ok();
+    let certificate = load_openssh_certificate(with_suffix(path, "-cert.pub")).ok().map(Box::new);
     Ok(Some(KeyFile::Open { key: Arc::new(key), certificate }))
 }
 

@@ -55,7 +55,10 @@ impl Become {
 
 /// Asks the operator for the passphrase of a private key; `None` when there is nobody to ask.
 #[derive(Clone)]
-pub struct PassphrasePrompt(pub Arc<dyn Fn(&Path) -> Option<Secret> + Send + Sync>);
+pub struct PassphrasePrompt(pub Arc<PassphraseQuestion>);
+
+/// Is given the path of the key, and blocks until it is answered.
+pub type PassphraseQuestion = dyn Fn(&Path) -> Option<Secret> + Send + Sync;
 
 impl fmt::Debug for PassphrasePrompt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
