@@ -12,7 +12,12 @@ use russh::{
     client::{AuthResult, Handle, KeyboardInteractiveAuthResponse},
     keys::{Algorithm, HashAlg, PrivateKeyWithHashAlg, PublicKey, agent::AgentIdentity},
 };
-use std::{collections::HashSet, future::Future, path::{Path, PathBuf}, time::Duration};
+use std::{
+    collections::HashSet,
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// An agent may ask its owner before it signs.
 const AGENT_PATIENCE: Duration = Duration::from_secs(60);
@@ -211,8 +216,11 @@ impl Attempt<'_> {
         let hash = self.hash_for(key.public_key()).await;
         let user = self.route.user.clone();
         if let Some(certificate) = certificate {
-            let answer =
-                self.handle.authenticate_openssh_cert(user.clone(), key.clone(), certificate.as_ref().clone());
+            let answer = self.handle.authenticate_openssh_cert(
+                user.clone(),
+                key.clone(),
+                certificate.as_ref().clone(),
+            );
             let result = Self::within(self.patience, answer).await.map_err(|after| self.timed_out(after))?;
             let result = result.map_err(|why| self.ended(why))?;
             if self.settle(format!("{shown} with its certificate"), result)? {

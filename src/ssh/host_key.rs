@@ -146,7 +146,9 @@ impl Gate {
             Verdict::Known => Ok(()),
             Verdict::Unknown => Err(ConnectProblem::HostKeyUnknown { offered, file: self.file.clone() }),
             Verdict::Changed(known) => Err(ConnectProblem::HostKeyChanged { offered, known }),
-            Verdict::Revoked(revoked) => Err(ConnectProblem::HostKeyRevoked { offered, revoked: Box::new(revoked) }),
+            Verdict::Revoked(revoked) => {
+                Err(ConnectProblem::HostKeyRevoked { offered, revoked: Box::new(revoked) })
+            }
         }
     }
 }

@@ -29,7 +29,9 @@ fn authorize(sshd: &Sshd, key: &str) {
 /// Hides what differs from run to run.
 fn steady(sshd: &Sshd, error: &ConnectError) -> String {
     let text = format!("{error}\n{}", error.next_step());
-    let text = text.replace(&sshd.folder.path().display().to_string(), "DIR").replace(&sshd.port.to_string(), "PORT");
+    let text = text
+        .replace(&sshd.folder.path().display().to_string(), "DIR")
+        .replace(&sshd.port.to_string(), "PORT");
     let mut steady = String::new();
     for (index, piece) in text.split("SHA256:").enumerate() {
         match index {
@@ -51,7 +53,10 @@ async fn every_kind_of_key_lets_us_in() {
         assert_eq!(whoami(&sshd.target(), &options).await.expect(kind), "deploy");
     }
     // The format that `ssh-keygen` wrote by default before OpenSSH 7.8.
-    run("ssh-keygen", &["-q", "-t", "rsa", "-m", "PEM", "-N", "", "-f", &sshd.path("pem").display().to_string()]);
+    run(
+        "ssh-keygen",
+        &["-q", "-t", "rsa", "-m", "PEM", "-N", "", "-f", &sshd.path("pem").display().to_string()],
+    );
     authorize(&sshd, "pem");
     let options = Options { identity: Some(sshd.path("pem")), ..options };
     assert_eq!(whoami(&sshd.target(), &options).await.expect("PEM"), "deploy");
@@ -122,7 +127,8 @@ async fn the_agents_keys_let_us_in() {
     keygen(&sshd.path("held"), "rsa", "");
     authorize(&sshd, "held");
     for name in ["other", "held"] {
-        let add = Command::new("ssh-add").env("SSH_AUTH_SOCK", &socket).arg("-q").arg(sshd.path(name)).status();
+        let add =
+            Command::new("ssh-add").env("SSH_AUTH_SOCK", &socket).arg("-q").arg(sshd.path(name)).status();
         assert!(add.expect("ssh-add runs").success());
         fs::remove_file(sshd.path(name)).expect("there");
     }
@@ -132,7 +138,9 @@ async fn the_agents_keys_let_us_in() {
 
 #[tokio::test]
 async fn a_password_lets_us_in_both_ways() {
-    for method in ["PasswordAuthentication yes", "PasswordAuthentication yes\nAuthenticationMethods publickey,password"] {
+    for method in
+        ["PasswordAuthentication yes", "PasswordAuthentication yes\nAuthenticationMethods publickey,password"]
+    {
         let sshd = Sshd::start(&Setup { config: method.to_owned(), ..Setup::default() });
         let target = Target { password: Some(Secret::new(PASSWORD)), ..sshd.target() };
         assert_eq!(whoami(&target, &sshd.options()).await.expect(method), "deploy");
@@ -193,13 +201,15 @@ async fn what_does_not_answer_is_told_apart() {
     // It accepts, and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = silent.local_addr().expect("bound").port();
-    let error = Session::connect(&Target { port: Some(port), ..sshd.target() }, &options).await.expect_err("silence");
+    let error =
+        Session::connect(&Target { port: Some(port), ..sshd.target() }, &options).await.expect_err("silence");
     assert!(matches!(*error.problem, ConnectProblem::TimedOut { stage: "exchanging keys", .. }), "{error}");
 }
 
 #[tokio::test]
 async fn a_chain_of_jump_hosts_is_shared() {
-    let (outer, inner, host) = (Sshd::start(&Setup::default()), Sshd::start(&Setup::default()), Sshd::start(&Setup::default()));
+    let (outer, inner, host) =
+        (Sshd::start(&Setup::default()), Sshd::start(&Setup::default()), Sshd::start(&Setup::default()));
     let mut known = String::new();
     let mut keys = String::new();
     for sshd in [&outer, &inner, &host] {
@@ -216,7 +226,8 @@ async fn a_chain_of_jump_hosts_is_shared() {
     let target = Target { ssh_args: vec!["-J".to_owned(), hops], ..host.target() };
     let sessions = futures_util::future::join_all((0..5).map(|_| Session::connect(&target, &options))).await;
     for session in sessions {
-        let output = session.expect("through both").run("echo $SSH_CONNECTION", b"").await.expect("a command");
+        let output =
+            session.expect("through both").run("echo $SSH_CONNECTION", b"").await.expect("a command");
         assert!(String::from_utf8_lossy(&output.stdout).starts_with("127.0.0.1 "), "{output:?}");
     }
     for sshd in [&outer, &inner] {
@@ -234,8 +245,10 @@ async fn a_chain_of_jump_hosts_is_shared() {
 #[tokio::test]
 async fn a_proxy_command_carries_the_connection() {
     let sshd = Sshd::start(&Setup::default());
-    let command = format!("ProxyCommand=ssh -F none -i {0}/key -o UserKnownHostsFile={0}/known_hosts -p %p -l %r -W %h:%p %h",
-        sshd.folder.path().display());
+    let command = format!(
+        "ProxyCommand=ssh -F none -i {0}/key -o UserKnownHostsFile={0}/known_hosts -p %p -l %r -W %h:%p %h",
+        sshd.folder.path().display()
+    );
     let target = Target { ssh_args: vec!["-o".to_owned(), command], ..sshd.target() };
     assert_eq!(whoami(&target, &sshd.options()).await.expect("through the command"), "deploy");
 }

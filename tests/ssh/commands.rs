@@ -68,7 +68,9 @@ async fn many_sessions_at_once_are_patient_with_max_startups() {
         let (target, options) = (sshd.target(), options.clone());
         async move {
             let session = Session::connect(&target, &options).await?;
-            Ok::<_, pgfleet::ssh::ConnectError>(session.run(&format!("echo {number}"), b"").await.expect("it runs"))
+            Ok::<_, pgfleet::ssh::ConnectError>(
+                session.run(&format!("echo {number}"), b"").await.expect("it runs"),
+            )
         }
     });
     for (number, result) in futures_util::future::join_all(runs).await.into_iter().enumerate() {
@@ -79,7 +81,12 @@ async fn many_sessions_at_once_are_patient_with_max_startups() {
 #[tokio::test]
 async fn noise_of_profiles_is_told_apart() {
     let noisy = "echo 'mesg: a greeting' ; echo 'a complaint' >&2";
-    let sshd = Sshd::start(&Setup { config: format!("SetEnv ENV=/dev/null\nForceCommand sh -c \"{noisy}; exec sh -c \\\"$SSH_ORIGINAL_COMMAND\\\"\""), ..Setup::default() });
+    let sshd = Sshd::start(&Setup {
+        config: format!(
+            "SetEnv ENV=/dev/null\nForceCommand sh -c \"{noisy}; exec sh -c \\\"$SSH_ORIGINAL_COMMAND\\\"\""
+        ),
+        ..Setup::default()
+    });
     let output = connected(&sshd).await.run("echo mine", b"").await.expect("it runs");
     assert_eq!(text(&output.stdout), "mine\n");
 }
@@ -91,7 +98,8 @@ async fn sudo_without_a_password() {
     let output = session.run_as("id -un; cat", b"fed", true).await.expect("it runs");
     assert_eq!(text(&output.stdout), "root\nfed");
     // The login user itself needs no sudo.
-    let target = Target { r#become: Some(Become { user: "deploy".to_owned(), password: None }), ..sshd.target() };
+    let target =
+        Target { r#become: Some(Become { user: "deploy".to_owned(), password: None }), ..sshd.target() };
     let session = Session::connect(&target, &sshd.options()).await.expect("let in");
     let output = session.run_as("id -un; echo $SUDO_USER", b"", true).await.expect("it runs");
     assert_eq!(text(&output.stdout), "deploy\n\n");
@@ -112,7 +120,8 @@ async fn sudo_with_a_password() {
 
     let error = with_password(&sshd, None).await.run_as("id", b"", true).await.expect_err("no password");
     assert!(matches!(*error.problem, SessionProblem::SudoNeedsPassword), "{error}");
-    let error = with_password(&sshd, Some("wrong")).await.run_as("id", b"", true).await.expect_err("a wrong one");
+    let error =
+        with_password(&sshd, Some("wrong")).await.run_as("id", b"", true).await.expect_err("a wrong one");
     assert!(matches!(*error.problem, SessionProblem::SudoWrongPassword { .. }), "{error}");
 }
 
@@ -127,7 +136,8 @@ async fn a_password_that_sudo_does_not_want_stays_here() {
 #[tokio::test]
 async fn sudos_refusals_are_told_apart() {
     let nobody = Sshd::start(&Setup { sudoers: String::new(), ..Setup::default() });
-    let error = with_password(&nobody, Some(PASSWORD)).await.run_as("id", b"", true).await.expect_err("no rule");
+    let error =
+        with_password(&nobody, Some(PASSWORD)).await.run_as("id", b"", true).await.expect_err("no rule");
     assert!(matches!(*error.problem, SessionProblem::NotInSudoers { .. }), "{error}");
     insta::assert_snapshot!(format!("{error}\n{}", error.next_step()), @r"
     pg1: user `deploy` may not use sudo
@@ -139,7 +149,10 @@ async fn sudos_refusals_are_told_apart() {
     let error = connected(&tty).await.run_as("id", b"", true).await.expect_err("no terminal");
     assert!(matches!(*error.problem, SessionProblem::SudoNeedsTerminal), "{error}");
 
-    let none = Sshd::start(&Setup { prepare: "mount --bind /dev/null /usr/bin/sudo".to_owned(), ..Setup::default() });
+    let none = Sshd::start(&Setup {
+        prepare: "mount --bind /dev/null /usr/bin/sudo".to_owned(),
+        ..Setup::default()
+    });
     let error = connected(&none).await.run_as("id", b"", true).await.expect_err("no sudo");
     assert!(matches!(*error.problem, SessionProblem::NoSudo { .. }), "{error}");
     // root needs none.

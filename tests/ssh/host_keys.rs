@@ -24,8 +24,15 @@ async fn an_unknown_host_is_refused_unless_new_ones_are_accepted() {
     let error = connect(&sshd, &options(&sshd, false)).await.expect_err("unknown");
     let shown = fingerprint(&sshd, "host_ed25519");
     let name = format!("[127.0.0.1]:{}", sshd.port);
-    assert_eq!(error.to_string(), format!("pg1: the key of `{name}` is not known: it offers ssh-ed25519 {shown}"));
-    assert!(error.next_step().contains(&format!("`ssh-keyscan -p {} 127.0.0.1 >> ", sshd.port)), "{}", error.next_step());
+    assert_eq!(
+        error.to_string(),
+        format!("pg1: the key of `{name}` is not known: it offers ssh-ed25519 {shown}")
+    );
+    assert!(
+        error.next_step().contains(&format!("`ssh-keyscan -p {} 127.0.0.1 >> ", sshd.port)),
+        "{}",
+        error.next_step()
+    );
     assert!(!sshd.path("known_hosts").exists());
 
     connect(&sshd, &options(&sshd, true)).await.expect("accepted");
@@ -42,10 +49,8 @@ async fn hosts_that_are_new_at_the_same_time_are_all_recorded() {
     let sshds: Vec<_> = (0..6).map(|_| Sshd::start(&Setup::default())).collect();
     let shared = sshds[0].path("known_hosts");
     let connects = sshds.iter().map(|sshd| {
-        let options = Options {
-            accept_new_host_keys: true,
-            ..Options::isolated(sshd.path("key"), shared.clone())
-        };
+        let options =
+            Options { accept_new_host_keys: true, ..Options::isolated(sshd.path("key"), shared.clone()) };
         async move { connect(sshd, &options).await }
     });
     for result in futures_util::future::join_all(connects).await {
@@ -70,7 +75,10 @@ async fn a_changed_key_is_refused_whatever_is_accepted() {
             sshd.port
         )
     );
-    assert!(error.next_step().contains(&format!("`ssh-keygen -f {file} -R '[127.0.0.1]:{}'`", sshd.port)), "{error}");
+    assert!(
+        error.next_step().contains(&format!("`ssh-keygen -f {file} -R '[127.0.0.1]:{}'`", sshd.port)),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -55,7 +55,10 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 
 pub fn keygen(path: &Path, kind: &str, passphrase: &str) {
     let _ = fs::remove_file(path);
-    run("ssh-keygen", &["-q", "-t", kind, "-N", passphrase, "-C", "a test's", "-f", &path.display().to_string()]);
+    run(
+        "ssh-keygen",
+        &["-q", "-t", kind, "-N", passphrase, "-C", "a test's", "-f", &path.display().to_string()],
+    );
 }
 
 pub fn free_port() -> u16 {
@@ -79,8 +82,11 @@ impl Sshd {
         let deploy = format!("deploy:x:1999:1999::{}:/bin/sh\n", at("home").display());
         let sshd = "sshd:x:105:65534::/run/sshd:/usr/sbin/nologin\n";
         fs::write(at("passwd"), format!("{root}{deploy}{sshd}")).expect("written");
-        fs::write(at("shadow"), format!("root:*:19000:0:99999:7:::\ndeploy:{}:19000:0:99999:7:::\n", hash.trim()))
-            .expect("written");
+        fs::write(
+            at("shadow"),
+            format!("root:*:19000:0:99999:7:::\ndeploy:{}:19000:0:99999:7:::\n", hash.trim()),
+        )
+        .expect("written");
         fs::write(at("sudoers"), format!("root ALL=(ALL:ALL) ALL\n{}", setup.sudoers)).expect("written");
         fs::set_permissions(at("sudoers"), fs::Permissions::from_mode(0o440)).expect("ours");
         run("chown", &["-R", "1999:1999", &at("home").display().to_string()]);
@@ -96,7 +102,8 @@ impl Sshd {
             config.push_str(&format!("HostKey {}\n", at(&format!("host_{kind}")).display()));
         }
         if let Some((authority, principal)) = &setup.certified {
-            let (authority, key) = (authority.display().to_string(), at("host_ed25519.pub").display().to_string());
+            let (authority, key) =
+                (authority.display().to_string(), at("host_ed25519.pub").display().to_string());
             run("ssh-keygen", &["-q", "-s", &authority, "-I", "a host", "-h", "-n", principal, &key]);
             config.push_str(&format!("HostCertificate {}\n", at("host_ed25519-cert.pub").display()));
         }

@@ -23,7 +23,8 @@ async fn version(session: &Session, executables: &Executables) -> Result<String,
 }
 
 async fn files(session: &Session) -> String {
-    let listing = session.run_as("cd /var/lib/pgfleet/bin 2>/dev/null && ls -A", b"", true).await.expect("it runs");
+    let listing =
+        session.run_as("cd /var/lib/pgfleet/bin 2>/dev/null && ls -A", b"", true).await.expect("it runs");
     String::from_utf8(listing.stdout).expect("text")
 }
 
@@ -33,7 +34,8 @@ async fn the_executable_goes_up_once() {
     let (session, executables) = (connected(&sshd).await, executables());
     let expected = format!("pgfleet {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(version(&session, &executables).await.expect("it runs"), expected);
-    let listed = "stat -c '%i %Y %a %U %n' /var/lib/pgfleet/bin/pgfleet-*; readlink /var/lib/pgfleet/bin/current";
+    let listed =
+        "stat -c '%i %Y %a %U %n' /var/lib/pgfleet/bin/pgfleet-*; readlink /var/lib/pgfleet/bin/current";
     let before = session.run_as(listed, b"", true).await.expect("it runs").stdout;
     assert_eq!(version(&session, &executables).await.expect("it runs"), expected);
     let after = session.run_as(listed, b"", true).await.expect("it runs").stdout;
@@ -47,7 +49,10 @@ async fn the_executable_goes_up_once() {
 
 #[tokio::test]
 async fn a_host_without_gzip_is_served_too() {
-    let sshd = Sshd::start(&Setup { prepare: "mount --bind /dev/null /usr/bin/gzip".to_owned(), ..Setup::default() });
+    let sshd = Sshd::start(&Setup {
+        prepare: "mount --bind /dev/null /usr/bin/gzip".to_owned(),
+        ..Setup::default()
+    });
     let said = version(&connected(&sshd).await, &executables()).await.expect("it runs");
     assert!(said.starts_with("pgfleet "), "{said}");
 }
