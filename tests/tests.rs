@@ -1,5 +1,6 @@
 //! The one integration test binary: `e2e/` against real hosts, `cases/` for bad input, `ssh/` against
 //! OpenSSH's server, `tidy` for the laws of the house.
 
+mod postgres;
 mod ssh;
 mod tidy;

@@ -153,8 +153,11 @@ impl Server {
     async fn refused_lines(&self) -> Result<(), Error> {
         let rows = self
             .with_monitor("reading pg_file_settings", async |session: &connection::Session| {
-                let query = "SELECT sourcefile, sourceline, name, error FROM pg_file_settings
-                             WHERE error IS NOT NULL AND error <> 'setting could not be applied'";
+                // The same words stand at a value that waits for a restart: that is no error.
+                let query = "SELECT f.sourcefile, f.sourceline, f.name, f.error
+                               FROM pg_file_settings f LEFT JOIN pg_settings s ON lower(s.name) = lower(f.name)
+                              WHERE f.error IS NOT NULL AND NOT (f.error = 'setting could not be applied'
+                                    AND coalesce(s.context, '') IN ('postmaster', 'internal'))";
                 session.client.query(query, &[]).await
             })
             .await?;
