@@ -6,6 +6,7 @@ use super::{
     error::{Error, Outcome},
 };
 use crate::{
+    diagnostic::Diagnostic,
     model::InvalidName,
     sandbox::{self, Event, HostSpec, HostState, Image, Name, Sandbox, Snapshot, Spec, Status, Store},
     ui,
@@ -143,12 +144,27 @@ struct AnyHosts {
 #[derive(serde::Serialize)]
 struct Listing {
     sandboxes: Vec<Status>,
+    /// Half made or half removed.
+    incomplete: Vec<Incomplete>,
     snapshots: Vec<Snapshot>,
+}
+
+#[derive(serde::Serialize)]
+struct Incomplete {
+    name: Name,
+    problem: String,
 }
 
 impl From<sandbox::Error> for Error {
     fn from(error: sandbox::Error) -> Error {
         let next = error.next_step();
+        if error.is_usage() {
+            let wrong = Diagnostic::error(error.to_string());
+            return Error::from(match next {
+                Some(step) => wrong.help(step),
+                None => wrong,
+            });
+        }
         let failed = Error::failed(error);
         match next {
             Some(step) => failed.next(step),
@@ -226,24 +242,24 @@ fn exec(sandbox: &Sandbox, command: &[OsString]) -> Outcome {
 }
 
 fn list(store: &Store, format: Format) -> Result<(), Error> {
-    let names = store.names();
-    let sandboxes = names.iter().map(|name| Sandbox::open(store, name).map(|sandbox| sandbox.status()));
-    let snapshots = Snapshot::all(store);
-    match format {
-        Format::Json => {
-            ui::json(&Listing { sandboxes: sandboxes.collect::<Result<_, _>>()?, snapshots });
+    let (mut sandboxes, mut incomplete) = (Vec::new(), Vec::new());
+    for name in store.names() {
+        match Sandbox::open(store, &name) {
+            Ok(sandbox) => sandboxes.push(sandbox.status()),
+            Err(error) => incomplete.push(Incomplete { name, problem: error.to_string() }),
         }
-        Format::Text => {
-            for (name, status) in names.iter().zip(sandboxes) {
-                match status {
-                    Ok(status) => show(&status),
-                    Err(error) => ui::line(&format!("{name}: {error}")),
-                }
-            }
-            for snapshot in snapshots {
-                ui::line(&format!("snapshot {} ({} hosts)", snapshot.name, snapshot.hosts));
-            }
-        }
+    }
+    let listing = Listing { sandboxes, incomplete, snapshots: Snapshot::all(store) };
+    if format == Format::Json {
+        ui::json(&listing);
+        return Ok(());
+    }
+    listing.sandboxes.iter().for_each(show);
+    for Incomplete { name, problem } in &listing.incomplete {
+        ui::line(&format!("{name}: {problem}"));
+    }
+    for snapshot in &listing.snapshots {
+        ui::line(&format!("snapshot {} ({} hosts)", snapshot.name, snapshot.hosts));
     }
     Ok(())
 }

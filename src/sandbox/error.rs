@@ -69,10 +69,10 @@ pub enum Error {
     #[error("no free /30 in 100.64.0.0/16 is left to link the sandbox to this machine")]
     NoLink,
 
-    #[error("{what}: {path}: {source}")]
+    #[error("{what}: {path}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
 
-    #[error("cannot run `{program}`: {source}")]
+    #[error("cannot run `{program}`")]
     Spawn { program: String, source: io::Error },
 
     #[error("`{command}` failed ({status}){}", indented(output))]
@@ -96,7 +96,7 @@ pub enum Error {
     #[error("the package cache did not start; the end of {log}:{}", indented(tail))]
     Cache { log: PathBuf, tail: String },
 
-    #[error("{what} of process {pid}: {source}")]
+    #[error("{what} process {pid}")]
     Process { what: &'static str, pid: i32, source: io::Error },
 }
 
@@ -131,6 +131,26 @@ impl Error {
             Error::NotRunning { host } => format!("pgfleet sandbox start {host}"),
             _ => return None,
         })
+    }
+
+    /// Whether the caller asked for something that cannot be; nothing was touched.
+    pub fn is_usage(&self) -> bool {
+        use Error::*;
+        matches!(
+            self,
+            NoSandbox
+                | NoSuchSandbox { .. }
+                | WhichSandbox { .. }
+                | NoSuchHost { .. }
+                | NoSuchSnapshot { .. }
+                | SnapshotExists { .. }
+                | Differs { .. }
+                | Name(_)
+                | NoHosts
+                | SameAddress { .. }
+                | Scattered { .. }
+                | UnmountablePath { .. }
+        )
     }
 
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
