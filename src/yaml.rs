@@ -10,6 +10,7 @@ mod parse;
 mod positions;
 mod quote;
 
+pub use mask::is_secret_key;
 pub use node::{Node, kind};
 
 use crate::diagnostic::{Diagnostic, Location, did_you_mean};
@@ -91,6 +92,11 @@ impl Document {
 
     pub fn text(&self) -> &Arc<str> {
         &self.text
+    }
+
+    /// The text as it may be shown: values of secret keys are covered.
+    pub fn shown(&self) -> &Arc<str> {
+        &self.shown
     }
 
     pub fn value(&self) -> &Value {

@@ -61,11 +61,11 @@ const FROM_ZERO: Kind = Integer { least: 0, most: i64::MAX };
 #[rustfmt::skip]
 pub static VARIABLES: &[Variable] = &[
     row(In::Connection, "ansible_host", Address, Unset, Host, ALL, "Where SSH connects to; the host's name in the inventory when absent.", "10.128.0.26"),
-    row(In::Connection, "ansible_port", Port, Is("22"), Host, ALL, "The port of sshd.", "2222"),
+    row(In::Connection, "ansible_port", Port, Unset, Host, ALL, "The port of sshd; what ssh_config says, or 22, when absent.", "2222"),
     row(In::Connection, "ansible_user", Text, Unset, Host, ALL, "The user that SSH logs in as; what `ssh` itself would take when absent.", "admin"),
     row(In::Connection, "ansible_password", ANY, Unset, Host, ALL, "The password of that user, where keys are not used.", "\"{{ lookup }}\""),
     row(In::Connection, "ansible_ssh_private_key_file", LocalPath, Unset, Host, ALL, "The private key to log in with.", "~/.ssh/id_ed25519"),
-    row(In::Connection, "ansible_ssh_common_args", Text, Unset, Host, ALL, "Options of `ssh`; `-J`, `-o ProxyJump=`, `-i`, `-p`, `-l` and `-o StrictHostKeyChecking=` are understood.", "-J admin@bastion.example.org"),
+    row(In::Connection, "ansible_ssh_common_args", Text, Unset, Host, ALL, "Options as `ssh` takes them, for example a jump host.", "-J admin@bastion.example.org"),
     row(In::Connection, "ansible_ssh_extra_args", Text, Unset, Host, ALL, "As `ansible_ssh_common_args`, added to it.", "-o ProxyJump=bastion"),
     row(In::Connection, "ansible_host_key_checking", Bool, Is("true"), Host, ALL, "Whether a host's key must be known. False accepts a key that is seen for the first time; a changed key is refused always.", "false"),
     row(In::Connection, "ansible_become", Bool, Computed { how: "true unless `ansible_user` is `root`", from: become_unless_root }, Host, ALL, "Whether to become another user (root) by sudo after logging in.", "true"),

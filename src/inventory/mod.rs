@@ -1,6 +1,132 @@
 //! Who: hosts, groups and variables, read from Ansible-shaped YAML and checked strictly.
 //!
-//! Start reading at `catalogue`, which has a row for each variable.
+//! Owns what an inventory says and what it means: precedence, defaults, generated passwords, patterns. Never
+//! connects to a host, and never decides what is done to one. Start reading at [`Inventory::load`]; `catalogue`
+//! has a row for each variable.
 
 pub mod catalogue;
+mod check;
+mod connection;
+mod extra;
+mod fill;
+mod load;
+mod merge;
+mod pattern;
+mod range;
+pub mod reference;
+mod settings;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
 pub mod variable;
+
+pub use connection::Connection;
+pub use settings::{Credentials, Dcs, Ports, Vip};
+
+use crate::{
+    diagnostic::{Diagnostic, Diagnostics},
+    model::{HostName, Scope, Secret},
+    template::Templates,
+};
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// The hosts of one cluster and what is known about them. It has been checked: see `check`.
+pub struct Inventory {
+    pub path: PathBuf,
+    pub cluster: Scope,
+    pub hosts: IndexMap<HostName, Host>,
+    /// Every group with its hosts, those of its children included, in the inventory's order. `all` and the
+    /// groups of the catalogue are always there.
+    pub groups: IndexMap<String, Vec<HostName>>,
+    /// What is odd but not wrong.
+    pub warnings: Vec<Diagnostic>,
+    extra: Map<String, Value>,
+    global: Map<String, Value>,
+    drafts: IndexMap<HostName, merge::Draft>,
+}
+
+/// One machine.
+pub struct Host {
+    pub name: HostName,
+    pub connection: Connection,
+    /// Its groups without `all`, general ones first.
+    pub groups: Vec<String>,
+    /// Every variable with its value, defaults filled in. What follows from the host itself is missing until
+    /// [`Inventory::complete`] is asked.
+    pub vars: Map<String, Value>,
+}
+
+impl Host {
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|own| own == group)
+    }
+}
+
+impl Inventory {
+    /// Reads and checks an inventory with what lies beside it. `extra_vars` are arguments of `-e`. Passwords
+    /// that nobody set are generated once and kept in `NAME.secrets.yml` beside the inventory.
+    ///
+    /// The error holds everything that is wrong, each with its place.
+    pub fn load(path: &Path, extra_vars: &[String]) -> Result<Inventory, Diagnostics> {
+        load::load(path, extra_vars, load::Passwords::Keep)
+    }
+
+    /// As [`Inventory::load`], but writes nothing: passwords that nobody set differ from call to call.
+    pub fn inspect(path: &Path, extra_vars: &[String]) -> Result<Inventory, Diagnostics> {
+        load::load(path, extra_vars, load::Passwords::Forget)
+    }
+
+    /// The hosts that a pattern matches (`a:b`, `a:&b`, `a:!b`, globs, `all`), in the inventory's order.
+    pub fn select(&self, pattern: &str) -> Result<Vec<&Host>, Diagnostic> {
+        pattern::select(self, pattern)
+    }
+
+    /// The hosts of a group, in the inventory's order; none for a group that there isn't.
+    pub fn group(&self, name: &str) -> impl Iterator<Item = &Host> {
+        self.groups.get(name).into_iter().flatten().filter_map(|host| self.hosts.get(host))
+    }
+
+    /// What a host's templates see: its variables, `inventory_hostname` and `group_names`. What all hosts have
+    /// in common is in [`Inventory::global_variables`], to be shared with the templates once.
+    pub fn variables(&self, host: &Host) -> Map<String, Value> {
+        let mut vars = host.vars.clone();
+        vars.extend(load::magic(host.name.as_str(), &host.groups));
+        vars
+    }
+
+    /// As [`Inventory::variables`], with what follows from the host's own facts: the distribution's version of
+    /// PostgreSQL, the interface of the address, templates that use facts.
+    pub fn complete(&self, host: &Host, facts: &Map<String, Value>) -> Result<Map<String, Value>, Diagnostics> {
+        let Some(draft) = self.drafts.get(&host.name) else { return Ok(self.variables(host)) };
+        let mut wrong = Diagnostics::default();
+        let mut templates = Templates::new(Vec::new())?;
+        templates.share(&self.global)?;
+        let mut base = load::magic(host.name.as_str(), &host.groups);
+        base.insert("ansible_facts".to_owned(), Value::Object(facts.clone()));
+        base.extend(facts.iter().map(|(name, value)| (format!("ansible_{name}"), value.clone())));
+        let filled = fill::fill(draft, &self.groups, &base, facts, &templates, &mut wrong);
+        wrong.into_warnings()?;
+        let mut vars = filled.vars;
+        vars.extend(load::magic(host.name.as_str(), &host.groups));
+        Ok(vars)
+    }
+
+    /// What is the same for all hosts: `groups`, `hostvars`, the cluster's variables, and the members of each
+    /// group with address and ports (`etcd_members`, `postgres_members`, ...).
+    pub fn global_variables(&self) -> Map<String, Value> {
+        self.global.clone()
+    }
+
+    /// The variables of `-e`, which win over those of plays and tasks too.
+    pub fn extra_vars(&self) -> &Map<String, Value> {
+        &self.extra
+    }
+
+    /// Every secret text of the inventory, so that output can be searched for them.
+    pub fn secrets(&self) -> Vec<Secret> {
+        settings::secrets(self)
+    }
+}

@@ -217,7 +217,8 @@ impl Kind {
     /// as text, `yes` is `true`.
     pub fn read(self, value: &Value) -> Result<Value, Mismatch> {
         match self {
-            Kind::Text | Kind::Address => match value {
+            Kind::Address => address(value),
+            Kind::Text => match value {
                 Value::String(text) if !text.trim().is_empty() => Ok(value.clone()),
                 Value::Number(number) => Ok(Value::String(number.to_string())),
                 _ => Err(Mismatch::new("expected text")),
@@ -349,6 +350,23 @@ fn choice(value: &Value, words: &[&'static str]) -> Result<Value, Mismatch> {
     })
 }
 
+fn address(value: &Value) -> Result<Value, Mismatch> {
+    let expected = "expected an IP address or a host name";
+    let text = value.as_str().ok_or_else(|| Mismatch::new(expected))?;
+    let numeric = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let name = !numeric && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if text.parse::<IpAddr>().is_ok() || (name && !text.is_empty()) {
+        return Ok(value.clone());
+    }
+    let help = match text.split_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => Some(format!("write the port as `ansible_port: {port}`")),
+        _ if text.contains('@') => Some("write the user as `ansible_user`".to_owned()),
+        _ if text.contains('/') => Some("write the address without a prefix length".to_owned()),
+        _ => None,
+    };
+    Err(Mismatch { expected: expected.to_owned(), help })
+}
+
 fn address_with_prefix(value: &Value) -> Result<Value, Mismatch> {
     const EXPECTED: &str = "expected an IP address with a prefix length, like `10.0.0.100/24`";
     let text = value.as_str().unwrap_or_default();
@@ -405,6 +423,9 @@ mod tests {
         for (kind, value) in [
             (Kind::Port, json!(70_000)),
             (Kind::Port, json!("a")),
+            (Kind::Address, json!("10.0.0.300")),
+            (Kind::Address, json!("10.0.0.1:2222")),
+            (Kind::Address, json!("admin@pg1")),
             (Kind::Bool, json!("maybe")),
             (Kind::Seconds, json!("5s")),
             (Kind::Path, json!("var/lib")),

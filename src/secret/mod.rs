@@ -1,1 +1,33 @@
-//! Generated passwords and SCRAM verifiers.
+//! Generated passwords, and the file beside the inventory that keeps them.
+//!
+//! Owns how secrets are made and stored. Never shows one; never decides which are needed.
+
+mod store;
+
+pub use store::Store;
+
+use crate::model::Secret;
+use rand::RngExt;
+
+/// Characters that need no quoting in a shell, a URL, YAML, or a configuration file.
+const CHARACTERS: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789";
+
+/// A new password of 32 characters, or of as many as there may be at most.
+pub fn generate(most: usize) -> Secret {
+    let mut random = rand::rng();
+    let length = most.min(32);
+    let character = |_| char::from(CHARACTERS[random.random_range(0..CHARACTERS.len())]);
+    Secret::new((0..length).map(character).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_long_and_differ() {
+        assert_eq!(generate(usize::MAX).expose().len(), 32);
+        assert_eq!(generate(8).expose().len(), 8);
+        assert_ne!(generate(32), generate(32));
+    }
+}

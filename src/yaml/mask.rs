@@ -1,7 +1,7 @@
 //! Covers the values of secret keys in texts that are shown.
 
 /// Whether a key's value must never be shown.
-pub(super) fn is_secret_key(key: &str) -> bool {
+pub fn is_secret_key(key: &str) -> bool {
     let key = key.to_lowercase();
     ["password", "passwd", "passphrase", "secret", "ansible_become_pass", "token"]
         .iter()
