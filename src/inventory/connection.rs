@@ -30,7 +30,8 @@ impl Connection {
         let flag = |name: &str| vars.get(name).and_then(Value::as_bool).unwrap_or_default();
         let mut ssh_args = Vec::new();
         for name in ["ansible_ssh_common_args", "ansible_ssh_extra_args"] {
-            let words = text(name).map(|text| shlex::split(&text).ok_or_else(|| name.to_owned())).transpose()?;
+            let words =
+                text(name).map(|text| shlex::split(&text).ok_or_else(|| name.to_owned())).transpose()?;
             ssh_args.extend(words.unwrap_or_default());
         }
         Ok(Connection {

@@ -72,7 +72,9 @@ fn compute(
 ) -> bool {
     let mut any = false;
     for variable in VARIABLES {
-        let (Default::Computed { from, .. } | Default::FromHost { from, .. }) = variable.default else { continue };
+        let (Default::Computed { from, .. } | Default::FromHost { from, .. }) = variable.default else {
+            continue;
+        };
         if vars.contains_key(variable.name) || waiting.iter().any(|other| other.name == variable.name) {
             continue;
         }
@@ -102,7 +104,8 @@ fn render(
     let ready = |definition: &Arc<Definition>| {
         let mut words = HashSet::new();
         words_of(&definition.value, &mut words);
-        let of_host = words.iter().any(|word| *word == "ansible_facts" || word.starts_with("ansible_distribution"));
+        let of_host =
+            words.iter().any(|word| *word == "ansible_facts" || word.starts_with("ansible_distribution"));
         !words.iter().any(|word| unknown.contains(*word)) && (!of_host || !facts.is_empty())
     };
     let (ready, rest): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_iter().partition(ready);
@@ -137,7 +140,9 @@ fn render(
 fn words_of<'a>(value: &'a Value, words: &mut HashSet<&'a str>) {
     match value {
         Value::String(text) => {
-            words.extend(text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty()));
+            words.extend(
+                text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty()),
+            );
         }
         Value::Array(items) => items.iter().for_each(|item| words_of(item, words)),
         Value::Object(map) => map.values().for_each(|value| words_of(value, words)),

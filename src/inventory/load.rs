@@ -3,8 +3,9 @@
 use super::{
     Connection, Host, Inventory,
     catalogue::{GROUPS, VARIABLES},
-    check, extra, fill, merge, settings,
+    check, extra, fill, merge,
     merge::Draft,
+    settings,
     source::{Definition, Origin, VarsFile, vars_folder},
     tree::Tree,
     variable::{Default, Kind},
@@ -29,11 +30,17 @@ pub(super) enum Passwords {
     Forget,
 }
 
-pub(super) fn load(path: &Path, extra_vars: &[String], passwords: Passwords) -> Result<Inventory, Diagnostics> {
+pub(super) fn load(
+    path: &Path,
+    extra_vars: &[String],
+    passwords: Passwords,
+) -> Result<Inventory, Diagnostics> {
     let mut wrong = Diagnostics::default();
     if path.is_dir() {
         let diagnostic = Diagnostic::error(format!("`{}` is a folder", path.display()));
-        return Err(diagnostic.help("give the inventory file itself; group_vars/ and host_vars/ beside it are read").into());
+        return Err(diagnostic
+            .help("give the inventory file itself; group_vars/ and host_vars/ beside it are read")
+            .into());
     }
     let document = Arc::new(Document::read(path).map_err(not_there)?);
     let tree = Tree::read(&document, &mut wrong);
@@ -78,7 +85,10 @@ pub(super) fn load(path: &Path, extra_vars: &[String], passwords: Passwords) -> 
         }
     }
     stop_at_errors(&mut wrong)?;
-    check::meaning(&check::Subject { tree: &tree, drafts: &drafts, hosts: &hosts, groups: &groups }, &mut wrong);
+    check::meaning(
+        &check::Subject { tree: &tree, drafts: &drafts, hosts: &hosts, groups: &groups },
+        &mut wrong,
+    );
     sort(&mut wrong);
     let warnings = wrong.into_warnings()?;
 
@@ -117,14 +127,17 @@ fn stop_at_errors(wrong: &mut Diagnostics) -> Result<(), Diagnostics> {
 }
 
 fn sort(wrong: &mut Diagnostics) {
-    wrong.0.sort_by_key(|diagnostic| {
-        diagnostic.at.as_ref().map(|at| (at.file.clone(), at.line, at.column))
-    });
+    wrong.0.sort_by_key(|diagnostic| diagnostic.at.as_ref().map(|at| (at.file.clone(), at.line, at.column)));
     wrong.0.dedup();
 }
 
 /// Files in group_vars/ and host_vars/ whose name is nearly that of a group or host.
-fn mention_strangers(tree: &Tree, group_files: &[VarsFile], host_files: &[VarsFile], wrong: &mut Diagnostics) {
+fn mention_strangers(
+    tree: &Tree,
+    group_files: &[VarsFile],
+    host_files: &[VarsFile],
+    wrong: &mut Diagnostics,
+) {
     let groups = || tree.groups.keys().map(String::as_str);
     let hosts = || tree.hosts.keys().map(String::as_str);
     let roles = GROUPS.map(|(name, _)| name);
@@ -141,7 +154,8 @@ fn mention_strangers(tree: &Tree, group_files: &[VarsFile], host_files: &[VarsFi
 }
 
 fn stranger(file: &VarsFile, kind: &str, meant: Option<&str>) -> Option<Diagnostic> {
-    let warning = Diagnostic::error(format!("`{}` belongs to no {kind} of the inventory", file.path.display()));
+    let warning =
+        Diagnostic::error(format!("`{}` belongs to no {kind} of the inventory", file.path.display()));
     Some(Diagnostic { severity: Severity::Warning, ..warning }.help(format!("did you mean `{}`?", meant?)))
 }
 

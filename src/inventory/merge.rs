@@ -47,7 +47,10 @@ pub(super) fn drafts(
         let own: Vec<&String> = groups
             .iter()
             .copied()
-            .filter(|group| *group == "all" || members.get(group.as_str()).is_some_and(|hosts| hosts.contains(name.as_str())))
+            .filter(|group| {
+                *group == "all"
+                    || members.get(group.as_str()).is_some_and(|hosts| hosts.contains(name.as_str()))
+            })
             .collect();
         let in_file = own.iter().flat_map(|group| &tree.groups[group.as_str()].vars);
         let beside = own.iter().flat_map(|group| group_files.iter().filter(|file| &file.name == *group));
@@ -72,7 +75,8 @@ pub(super) fn drafts(
 pub(super) fn spread_over_cluster(drafts: &mut IndexMap<HostName, Draft>, wrong: &mut Diagnostics) {
     for variable in VARIABLES.iter().filter(|variable| variable.reach == Reach::Cluster) {
         let concerned = |draft: &&Draft| variable.groups.iter().any(|group| draft.is_in(group));
-        let of = |draft: &Draft| draft.vars.get(variable.name).map(|found| (draft.name.clone(), found.clone()));
+        let of =
+            |draft: &Draft| draft.vars.get(variable.name).map(|found| (draft.name.clone(), found.clone()));
         let mut found: Vec<(HostName, Arc<Definition>)> =
             drafts.values().filter(concerned).filter_map(of).collect();
         if found.is_empty() {
@@ -82,7 +86,9 @@ pub(super) fn spread_over_cluster(drafts: &mut IndexMap<HostName, Draft>, wrong:
         if let Some((other_host, other)) = found.iter().find(|(_, other)| other.value != first.value) {
             let at = first.origin.key_location();
             wrong.push(
-                other.origin.key_error(format!("`{}` has two values in one cluster", variable.name))
+                other
+                    .origin
+                    .key_error(format!("`{}` has two values in one cluster", variable.name))
                     .label(format!("this is for host `{other_host}`; {at} is for host `{host}`"))
                     .help("all hosts share it; set it once, below `vars:` of `all:`"),
             );
@@ -115,9 +121,10 @@ pub(super) fn mention_idle(drafts: &IndexMap<HostName, Draft>, wrong: &mut Diagn
         idle.into_iter().filter(|(pointer, _)| !useful.contains(pointer)).map(|(_, value)| value)
     {
         let groups = variable.groups.join("` or `");
-        let mut warning =
-            definition.origin.key_error(format!("`{}` has no effect here", definition.name))
-                .label(format!("it matters to hosts in group `{groups}`"));
+        let mut warning = definition
+            .origin
+            .key_error(format!("`{}` has no effect here", definition.name))
+            .label(format!("it matters to hosts in group `{groups}`"));
         warning.severity = crate::diagnostic::Severity::Warning;
         wrong.push(warning);
     }

@@ -99,7 +99,11 @@ impl Inventory {
 
     /// As [`Inventory::variables`], with what follows from the host's own facts: the distribution's version of
     /// PostgreSQL, the interface of the address, templates that use facts.
-    pub fn complete(&self, host: &Host, facts: &Map<String, Value>) -> Result<Map<String, Value>, Diagnostics> {
+    pub fn complete(
+        &self,
+        host: &Host,
+        facts: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, Diagnostics> {
         let Some(draft) = self.drafts.get(&host.name) else { return Ok(self.variables(host)) };
         let mut wrong = Diagnostics::default();
         let mut templates = Templates::new(Vec::new())?;

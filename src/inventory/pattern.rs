@@ -76,7 +76,8 @@ fn glob(pattern: &str, name: &str) -> bool {
     match (pattern.chars().next(), name.chars().next()) {
         (None, None) => true,
         (Some('*'), _) => {
-            glob(&pattern[1..], name) || name.chars().next().is_some_and(|c| glob(pattern, &name[c.len_utf8()..]))
+            glob(&pattern[1..], name)
+                || name.chars().next().is_some_and(|c| glob(pattern, &name[c.len_utf8()..]))
         }
         (Some('?'), Some(c)) => glob(&pattern[1..], &name[c.len_utf8()..]),
         (Some(expected), Some(c)) if expected == c => glob(&pattern[c.len_utf8()..], &name[c.len_utf8()..]),

@@ -6,7 +6,11 @@ const MOST: usize = 10_000;
 /// The names that a pattern of ranges stands for; the error says what is expected.
 pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let Some(open) = pattern.find('[') else {
-        return if pattern.contains(']') { Err("`]` without `[`".to_owned()) } else { Ok(vec![pattern.to_owned()]) };
+        return if pattern.contains(']') {
+            Err("`]` without `[`".to_owned())
+        } else {
+            Ok(vec![pattern.to_owned()])
+        };
     };
     let (prefix, rest) = pattern.split_at(open);
     let (range, rest) = rest[1..].split_once(']').ok_or("`[` without `]`")?;
@@ -19,7 +23,9 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
 }
 
 fn steps(range: &str) -> Result<Vec<String>, String> {
-    let wrong = || format!("`[{range}]` is not a range; expected two numbers or two letters, like `[1:3]` or `[a:c]`");
+    let wrong = || {
+        format!("`[{range}]` is not a range; expected two numbers or two letters, like `[1:3]` or `[a:c]`")
+    };
     let parts: Vec<&str> = range.split(':').collect();
     let (first, last, step) = match parts[..] {
         [first, last] => (first, last, 1),
@@ -62,7 +68,8 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_range() {
-        for pattern in ["pg[1:3", "pg]", "pg[]", "pg[1]", "pg[3:1]", "pg[a:2]", "pg[1:2:0]", "pg[1:99999999]"] {
+        for pattern in ["pg[1:3", "pg]", "pg[]", "pg[1]", "pg[3:1]", "pg[a:2]", "pg[1:2:0]", "pg[1:99999999]"]
+        {
             assert!(expand(pattern).is_err(), "{pattern}");
         }
     }

@@ -80,6 +80,9 @@ mod tests {
             std::fs::write(path, super::page()).unwrap();
         }
         let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(written == super::page(), "docs/variables.md is stale: PGFLEET_WRITE_DOCS=1 cargo nextest run reference");
+        assert!(
+            written == super::page(),
+            "docs/variables.md is stale: PGFLEET_WRITE_DOCS=1 cargo nextest run reference"
+        );
     }
 }

@@ -96,7 +96,10 @@ impl Inventory {
                 Some(Vip(vip)) => vec![join(&vip.addr().to_string(), ports.primary)],
                 None => self.group("haproxy").map(|host| join(host.address(), ports.primary)).collect(),
             },
-            None => self.group("postgres").filter_map(|host| Some(join(host.address(), host.port("postgres_port")?))).collect(),
+            None => self
+                .group("postgres")
+                .filter_map(|host| Some(join(host.address(), host.port("postgres_port")?)))
+                .collect(),
         }
     }
 

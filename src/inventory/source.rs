@@ -180,7 +180,11 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let below = |path: PathBuf| if path.is_dir() { files_below(&path) } else { vec![path] };
-    entries(folder).into_iter().filter(|path| path.is_dir() || name_of(path).is_some()).flat_map(below).collect()
+    entries(folder)
+        .into_iter()
+        .filter(|path| path.is_dir() || name_of(path).is_some())
+        .flat_map(below)
+        .collect()
 }
 
 /// The group or host that a file is for; none for files of other programs and hidden ones.

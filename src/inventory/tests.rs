@@ -69,7 +69,8 @@ fn merges_by_precedence_of_ansible() {
 
 #[test]
 fn a_variable_of_the_cluster_holds_everywhere() {
-    let text = BASE.replace("postgres_port: 5433", "postgres_version: 16").replace("ttl: 20", "retry_timeout: 1");
+    let text =
+        BASE.replace("postgres_port: 5433", "postgres_version: 16").replace("ttl: 20", "retry_timeout: 1");
     let inventory = Folder::new(&[("demo.yml", &text)]).load(&[]);
     assert_eq!(inventory.hosts["e1"].vars["postgres_version"], json!(16));
     assert_eq!(inventory.hosts["pg1"].vars["postgres_data_dir"], json!("/var/lib/postgresql/16/demo"));
@@ -184,7 +185,8 @@ fn the_shipped_inventories_load_without_a_warning() {
 #[test]
 fn the_shipped_inventories_say_where_to_connect() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories");
-    let load = |name: &str| Inventory::inspect(&folder.join(name), &[]).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let load =
+        |name: &str| Inventory::inspect(&folder.join(name), &[]).unwrap_or_else(|wrong| panic!("{wrong}"));
     let demo = load("demo.yml");
     assert_eq!(demo.write_endpoints(), ["10.128.0.40:5431"]);
     assert_eq!(demo.read_endpoints(), ["10.128.0.40:5433"]);

@@ -65,7 +65,9 @@ impl Tree {
         for name in tree.hosts.keys().filter(|name| tree.groups.contains_key(*name)) {
             let entry = &tree.hosts[name];
             wrong.push(
-                entry.origin.key_error(format!("`{name}` is the name of a host and of a group"))
+                entry
+                    .origin
+                    .key_error(format!("`{name}` is the name of a host and of a group"))
                     .label("patterns could not tell the two apart")
                     .help("rename one of them"),
             );
@@ -127,7 +129,13 @@ impl Tree {
         }
     }
 
-    fn children_of(&mut self, document: &Arc<Document>, name: &str, node: &Node<'_>, wrong: &mut Diagnostics) {
+    fn children_of(
+        &mut self,
+        document: &Arc<Document>,
+        name: &str,
+        node: &Node<'_>,
+        wrong: &mut Diagnostics,
+    ) {
         if !node.is_map() && !node.is_null() {
             let message = format!("`children` of group `{name}` must be a map, not {}", kind(node.value()));
             wrong.push(node.error(message).label("expected one `GROUP:` per line"));
@@ -142,20 +150,28 @@ impl Tree {
             let message = format!("`hosts` of group `{group}` must be a map, not {}", kind(node.value()));
             let diagnostic = node.error(message).label("expected one `NAME:` per line");
             let first = node.items().find_map(|item| item.as_str().map(str::to_owned));
-            wrong.push(diagnostic.helps(first.map(|first| format!("write `{first}:` instead of `- {first}`"))));
+            wrong.push(
+                diagnostic.helps(first.map(|first| format!("write `{first}:` instead of `- {first}`"))),
+            );
         }
         for (pattern, node) in node.entries() {
             let names = match range::expand(pattern) {
                 Ok(names) => names,
                 Err(reason) => {
-                    wrong.push(node.key_error(format!("`{pattern}` is not a host or a range of hosts")).label(reason));
+                    wrong.push(
+                        node.key_error(format!("`{pattern}` is not a host or a range of hosts"))
+                            .label(reason),
+                    );
                     continue;
                 }
             };
             if !node.is_map() && !node.is_null() {
-                let message = format!("host `{pattern}` must be a map of variables, not {}", kind(node.value()));
+                let message =
+                    format!("host `{pattern}` must be a map of variables, not {}", kind(node.value()));
                 let diagnostic = node.error(message).label("expected `name: value` lines");
-                let address = node.as_str().map(|text| format!("for its address write `{pattern}: {{ansible_host: {text}}}`"));
+                let address = node
+                    .as_str()
+                    .map(|text| format!("for its address write `{pattern}: {{ansible_host: {text}}}`"));
                 wrong.push(diagnostic.helps(address));
                 continue;
             }
@@ -178,7 +194,8 @@ impl Tree {
         let host_name = match name.parse::<HostName>() {
             Ok(host_name) => host_name,
             Err(error) => {
-                let expected = "expected 1 to 63 letters, digits, `-`, `_` or `.`, the first a letter or digit";
+                let expected =
+                    "expected 1 to 63 letters, digits, `-`, `_` or `.`, the first a letter or digit";
                 let help = name.contains(':').then(|| "the port goes to `ansible_port`".to_owned());
                 let error = error.to_string();
                 let message = error.split(": ").next().unwrap_or(&error).to_owned();
@@ -248,7 +265,8 @@ fn no_tree(document: &Document, root: &Node<'_>) -> Diagnostic {
     let ini = document.text().lines().any(|line| line.starts_with('[') && line.trim_end().ends_with(']'));
     let diagnostic = root.error("this is not an inventory").label("expected `all:` with groups below it");
     if ini {
-        let convert = "this looks like Ansible's INI form; `ansible-inventory -i FILE --list --yaml` converts it";
+        let convert =
+            "this looks like Ansible's INI form; `ansible-inventory -i FILE --list --yaml` converts it";
         return diagnostic.help(convert);
     }
     diagnostic.help(EXAMPLE)
@@ -266,7 +284,8 @@ fn misplaced_at_top(name: &str) -> Option<String> {
 
 fn unknown_part(group: &str, part: &str, node: &Node<'_>) -> Diagnostic {
     let diagnostic = node.key_error(format!("unknown key `{part}` in group `{group}`"));
-    let is_group = GROUPS.iter().any(|(name, _)| *name == part) || OTHER_NAMES.iter().any(|(name, _)| *name == part);
+    let is_group =
+        GROUPS.iter().any(|(name, _)| *name == part) || OTHER_NAMES.iter().any(|(name, _)| *name == part);
     if is_group {
         return diagnostic.label("groups within a group go below `children:`");
     }
@@ -278,5 +297,6 @@ fn unknown_part(group: &str, part: &str, node: &Node<'_>) -> Diagnostic {
         return diagnostic.helps(did_you_mean(part, PARTS));
     }
     let names = GROUPS.iter().map(|(name, _)| *name);
-    diagnostic.helps(nearest(part, names).map(|name| format!("for the group `{name}`, write it below `children:`")))
+    diagnostic
+        .helps(nearest(part, names).map(|name| format!("for the group `{name}`, write it below `children:`")))
 }

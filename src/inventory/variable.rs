@@ -359,7 +359,9 @@ fn address(value: &Value) -> Result<Value, Mismatch> {
         return Ok(value.clone());
     }
     let help = match text.split_once(':') {
-        Some((_, port)) if port.parse::<u16>().is_ok() => Some(format!("write the port as `ansible_port: {port}`")),
+        Some((_, port)) if port.parse::<u16>().is_ok() => {
+            Some(format!("write the port as `ansible_port: {port}`"))
+        }
         _ if text.contains('@') => Some("write the user as `ansible_user`".to_owned()),
         _ if text.contains('/') => Some("write the address without a prefix length".to_owned()),
         _ => None,

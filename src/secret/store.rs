@@ -65,8 +65,11 @@ impl Store {
             return Ok(());
         }
         let failed = |error: io::Error| {
-            Diagnostic::error(format!("cannot keep generated passwords in `{}`: {error}", self.path.display()))
-                .help("make the inventory's folder writable, or set the passwords in the inventory")
+            Diagnostic::error(format!(
+                "cannot keep generated passwords in `{}`: {error}",
+                self.path.display()
+            ))
+            .help("make the inventory's folder writable, or set the passwords in the inventory")
         };
         let _lock = lock(&self.path).map_err(failed)?;
         if self.path.exists() {
@@ -106,11 +109,12 @@ fn write(path: &Path, values: &IndexMap<String, Secret>) -> io::Result<()> {
     let exposed: IndexMap<&str, &str> =
         values.iter().map(|(name, secret)| (name.as_str(), secret.expose())).collect();
     let beside = path.with_extension(format!("new-{}", std::process::id()));
-    let written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).and_then(|mut file| {
-        file.write_all(HEADER.as_bytes())?;
-        file.write_all(yaml::to_string(&exposed).as_bytes())?;
-        file.sync_all()
-    });
+    let written =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).and_then(|mut file| {
+            file.write_all(HEADER.as_bytes())?;
+            file.write_all(yaml::to_string(&exposed).as_bytes())?;
+            file.sync_all()
+        });
     let renamed = written.and_then(|()| fs::rename(&beside, path));
     if renamed.is_err() {
         let _ = fs::remove_file(&beside);

@@ -37,7 +37,8 @@ fn odd_members(subject: &Subject<'_>, group: &str, wrong: &mut Diagnostics) {
         let failures = if survives == 1 { "failure" } else { "failures" };
         let message = format!("{members} members of {group} are an even number");
         wrong.push(
-            subject.at_group(group, message)
+            subject
+                .at_group(group, message)
                 .label(format!("{members} survive {survives} {failures}, as {} do", members - 1))
                 .help(format!("use {} or {}; a small machine is enough for one", members - 1, members + 1)),
         );
@@ -58,7 +59,8 @@ fn etcd_archive(subject: &Subject<'_>, wrong: &mut Diagnostics) {
             );
         } else if sha256.is_none() {
             wrong.push(
-                subject.about("etcd_archive", "the archive of etcd has no checksum".to_owned())
+                subject
+                    .about("etcd_archive", "the archive of etcd has no checksum".to_owned())
                     .label("expected `etcd_archive_sha256` with it")
                     .help("`sha256sum FILE` prints it; the release's SHA256SUMS file lists it"),
             );
@@ -78,10 +80,11 @@ fn etcd_timing(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     };
     if election < 5 * heartbeat {
         let message = "etcd's election timeout is too short for its heartbeat interval".to_owned();
-        let at = match subject.drafts.values().any(|draft| draft.vars.contains_key("etcd_election_timeout_ms")) {
-            true => "etcd_election_timeout_ms",
-            false => "etcd_heartbeat_interval_ms",
-        };
+        let at =
+            match subject.drafts.values().any(|draft| draft.vars.contains_key("etcd_election_timeout_ms")) {
+                true => "etcd_election_timeout_ms",
+                false => "etcd_heartbeat_interval_ms",
+            };
         let expected = format!("{election} ms, expected at least 5 × {heartbeat} ms = {} ms", 5 * heartbeat);
         wrong.push(subject.about(at, message).label(expected));
     }

@@ -12,7 +12,8 @@ pub(super) fn check(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     }
     if subject.size("postgres") == 0 {
         wrong.push(
-            subject.at_group("postgres", "no host is in the group `postgres`".to_owned())
+            subject
+                .at_group("postgres", "no host is in the group `postgres`".to_owned())
                 .label("expected at least one")
                 .help("name the machines that PostgreSQL runs on below `children: {postgres: {hosts: ...}}`"),
         );
@@ -23,9 +24,11 @@ fn one_address_each(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     let mut by_address: HashMap<&str, &Host> = HashMap::new();
     let mut by_connection: HashMap<(&str, Option<u16>), &Host> = HashMap::new();
     for host in subject.hosts.values() {
-        let variable = if subject.drafts[&host.name].vars.contains_key("address") { "address" } else { "ansible_host" };
+        let variable =
+            if subject.drafts[&host.name].vars.contains_key("address") { "address" } else { "ansible_host" };
         if let Some(other) = by_address.insert(host.address(), host) {
-            let message = format!("hosts `{}` and `{}` have one address, {}", other.name, host.name, host.address());
+            let message =
+                format!("hosts `{}` and `{}` have one address, {}", other.name, host.name, host.address());
             let diagnostic = subject.about_host(host, variable, message);
             wrong.push(diagnostic.label("expected an address that no other host has"));
             continue;
@@ -44,13 +47,17 @@ fn reachable_from_others(subject: &Subject<'_>, wrong: &mut Diagnostics) {
         return;
     }
     for host in subject.hosts.values() {
-        let loopback = host.address() == "localhost" || host.address().parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let loopback =
+            host.address() == "localhost" || host.address().parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         if loopback {
             let message = format!("the other hosts cannot reach `{}` at {}", host.name, host.address());
             wrong.push(
-                subject.about_host(host, "ansible_host", message)
+                subject
+                    .about_host(host, "ansible_host", message)
                     .label("expected an address on the network that the hosts share")
-                    .help("where SSH must connect to this one, set `address` to the host's own address besides"),
+                    .help(
+                        "where SSH must connect to this one, set `address` to the host's own address besides",
+                    ),
             );
         }
     }
@@ -78,8 +85,10 @@ fn one_port_each(subject: &Subject<'_>, host: &Host, wrong: &mut Diagnostics) {
         let message = format!("port {port} of host `{}` is for {other} and for {what}", host.name);
         // The one that somebody wrote is the one to point at.
         let written = |name: &str| subject.drafts[&host.name].vars.contains_key(name);
-        let (at, else_at) = if written(variable) { (*variable, other_variable) } else { (other_variable, *variable) };
-        let diagnostic = subject.about_host(host, at, message).label(format!("`{at}` and `{else_at}` must differ"));
+        let (at, else_at) =
+            if written(variable) { (*variable, other_variable) } else { (other_variable, *variable) };
+        let diagnostic =
+            subject.about_host(host, at, message).label(format!("`{at}` and `{else_at}` must differ"));
         if !wrong.0.iter().any(|earlier| earlier.at == diagnostic.at) {
             wrong.push(diagnostic);
         }

@@ -96,12 +96,15 @@ pub(super) fn groups(tree: &Tree, wrong: &mut Diagnostics) {
     let leads_to_role = |group: &str| tree.with_ancestors(group).iter().any(|ancestor| is_role(ancestor));
     let mut suspects = Vec::new();
     for (name, group) in tree.groups.iter().filter(|(name, _)| *name != "all" && !leads_to_role(name)) {
-        let above_role = tree.groups.keys().any(|other| is_role(other) && tree.with_ancestors(other).contains(name));
+        let above_role =
+            tree.groups.keys().any(|other| is_role(other) && tree.with_ancestors(other).contains(name));
         let elsewhere = |host: &String| {
             tree.groups.iter().any(|(other, group)| leads_to_role(other) && group.hosts.contains(host))
         };
         let other_name = OTHER_NAMES.iter().find(|(other, _)| *other == name.as_str()).map(|(_, role)| *role);
-        if above_role || (!group.hosts.is_empty() && group.hosts.iter().all(elsewhere) && other_name.is_none()) {
+        if above_role
+            || (!group.hosts.is_empty() && group.hosts.iter().all(elsewhere) && other_name.is_none())
+        {
             continue;
         }
         suspects.push(name.as_str());
@@ -119,11 +122,14 @@ pub(super) fn groups(tree: &Tree, wrong: &mut Diagnostics) {
         wrong.push(diagnostic);
     }
     for (name, entry) in &tree.hosts {
-        let mut own = tree.groups.iter().filter(|(_, group)| group.hosts.contains(name)).map(|(group, _)| group);
+        let mut own =
+            tree.groups.iter().filter(|(_, group)| group.hosts.contains(name)).map(|(group, _)| group);
         if own.all(|group| !leads_to_role(group) && !suspects.contains(&group.as_str())) {
             let roles = roles().map(|role| format!("`{role}`")).collect::<Vec<_>>().join(", ");
             wrong.push(
-                entry.origin.key_error(format!("host `{name}` is in no group that says what runs on it"))
+                entry
+                    .origin
+                    .key_error(format!("host `{name}` is in no group that says what runs on it"))
                     .label(format!("expected it in one of {roles}"))
                     .help("name it below `hosts:` of that group; its variables may stay here"),
             );
@@ -131,7 +137,9 @@ pub(super) fn groups(tree: &Tree, wrong: &mut Diagnostics) {
     }
     if tree.hosts.is_empty() && suspects.is_empty() && !wrong.has_errors() {
         wrong.push(match tree.groups.get("all") {
-            Some(all) => all.origin.error("the inventory has no hosts").help("`pgfleet init` writes one to start from"),
+            Some(all) => {
+                all.origin.error("the inventory has no hosts").help("`pgfleet init` writes one to start from")
+            }
             None => Diagnostic::error("the inventory has no hosts"),
         });
     }
@@ -147,7 +155,11 @@ pub(super) fn required(tree: &Tree, drafts: &IndexMap<HostName, Draft>, wrong: &
         Some(all) => all.origin.key_error(message),
         None => Diagnostic::error(message),
     };
-    wrong.push(diagnostic.label("expected `cluster_name` below `vars:`").help("add `vars: {cluster_name: demo}` below `all:`"));
+    wrong.push(
+        diagnostic
+            .label("expected `cluster_name` below `vars:`")
+            .help("add `vars: {cluster_name: demo}` below `all:`"),
+    );
 }
 
 /// Everything else, once all values are known.

@@ -24,8 +24,11 @@ fn lease(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     let is_set = |name: &&str| subject.drafts.values().any(|draft| draft.vars.contains_key(*name));
     let at = ["ttl", "retry_timeout", "loop_wait"].into_iter().find(is_set).unwrap_or("ttl");
     wrong.push(
-        subject.about(at, "the lease is too short for the agents to renew it".to_owned())
-            .label(format!("`loop_wait` {loop_wait} + 2 × `retry_timeout` {retry} = {needed}, but `ttl` is {ttl}"))
+        subject
+            .about(at, "the lease is too short for the agents to renew it".to_owned())
+            .label(format!(
+                "`loop_wait` {loop_wait} + 2 × `retry_timeout` {retry} = {needed}, but `ttl` is {ttl}"
+            ))
             .help(format!("set `ttl` to {needed} or more, or lower `retry_timeout`")),
     );
 }
@@ -39,7 +42,9 @@ fn synchronous(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     }
     if replicas == 0 {
         let message = format!("`synchronous_mode: {mode}` waits for replicas, and there are none");
-        wrong.push(subject.about("synchronous_mode", message).label("expected `off`, or more hosts in `postgres`"));
+        wrong.push(
+            subject.about("synchronous_mode", message).label("expected `off`, or more hosts in `postgres`"),
+        );
     } else if count > replicas {
         let message = format!("a commit is to wait for {count} replicas, and there are {replicas}");
         let diagnostic = subject.about("synchronous_node_count", message);
@@ -50,7 +55,10 @@ fn synchronous(subject: &Subject<'_>, wrong: &mut Diagnostics) {
 fn roles(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     let names = ["superuser_name", "replication_user", "rewind_user"];
     for (index, name) in names.iter().enumerate() {
-        let Some(other) = names[..index].iter().find(|other| subject.text(other) == subject.text(name)) else { continue };
+        let Some(other) = names[..index].iter().find(|other| subject.text(other) == subject.text(name))
+        else {
+            continue;
+        };
         let role = subject.text(name).unwrap_or_default();
         let is_set = subject.drafts.values().any(|draft| draft.vars.contains_key(*name));
         let (at, than) = if is_set { (*name, *other) } else { (*other, *name) };
@@ -93,27 +101,57 @@ fn parameters(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     for name in parameters.keys() {
         if let Some((_, by)) = GOVERNED.iter().find(|(governed, _)| governed == name) {
             let message = format!("`{name}` cannot be set in `postgres_parameters`");
-            wrong.push(within(subject, "postgres_parameters", name, message).label(format!("it is set by {by}")));
+            wrong.push(
+                within(subject, "postgres_parameters", name, message).label(format!("it is set by {by}")),
+            );
         } else if let Some((_, instead)) = GONE.iter().find(|(gone, _)| gone == name) {
             let message = format!("PostgreSQL has no setting `{name}` any more");
-            wrong.push(within(subject, "postgres_parameters", name, message).label(format!("expected {instead}")));
+            wrong.push(
+                within(subject, "postgres_parameters", name, message).label(format!("expected {instead}")),
+            );
         }
     }
 }
 
 /// A complaint at an entry of a map variable.
-fn within(subject: &Subject<'_>, variable: &str, key: &str, message: String) -> crate::diagnostic::Diagnostic {
+fn within(
+    subject: &Subject<'_>,
+    variable: &str,
+    key: &str,
+    message: String,
+) -> crate::diagnostic::Diagnostic {
     match subject.drafts.values().find_map(|draft| draft.vars.get(variable)) {
         Some(definition) => definition.origin.key_within(key).key_error(message),
         None => subject.about(variable, message),
     }
 }
 
-const HBA_TYPES: [&str; 9] =
-    ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc", "include", "include_if_exists", "include_dir"];
+const HBA_TYPES: [&str; 9] = [
+    "local",
+    "host",
+    "hostssl",
+    "hostnossl",
+    "hostgssenc",
+    "hostnogssenc",
+    "include",
+    "include_if_exists",
+    "include_dir",
+];
 const HBA_METHODS: [&str; 14] = [
-    "trust", "reject", "scram-sha-256", "md5", "password", "gss", "sspi", "ident", "peer", "ldap", "radius", "cert",
-    "pam", "oauth",
+    "trust",
+    "reject",
+    "scram-sha-256",
+    "md5",
+    "password",
+    "gss",
+    "sspi",
+    "ident",
+    "peer",
+    "ldap",
+    "radius",
+    "cert",
+    "pam",
+    "oauth",
 ];
 
 fn hba(subject: &Subject<'_>, wrong: &mut Diagnostics) {
@@ -156,7 +194,14 @@ fn wrong_hba(words: &[&str]) -> Option<(String, Option<String>)> {
 }
 
 const TAGS: [&str; 8] = [
-    "nofailover", "noloadbalance", "clonefrom", "nosync", "failover_priority", "sync_priority", "replicatefrom", "nostream",
+    "nofailover",
+    "noloadbalance",
+    "clonefrom",
+    "nosync",
+    "failover_priority",
+    "sync_priority",
+    "replicatefrom",
+    "nostream",
 ];
 
 /// Tags are free, so one that is nearly a known one is only mentioned.
@@ -179,7 +224,8 @@ mod tests {
 
     #[test]
     fn knows_lines_of_pg_hba() {
-        let wrong = |line: &str| wrong_hba(&line.split_whitespace().collect::<Vec<_>>()).map(|(reason, _)| reason);
+        let wrong =
+            |line: &str| wrong_hba(&line.split_whitespace().collect::<Vec<_>>()).map(|(reason, _)| reason);
         for line in [
             "local all all peer",
             "local all all peer map=admins",
@@ -191,8 +237,14 @@ mod tests {
         ] {
             assert_eq!(wrong(line), None, "{line}");
         }
-        assert_eq!(wrong("host all all scram-sha-256").as_deref(), Some("expected `host DATABASE USER ADDRESS METHOD`"));
-        assert_eq!(wrong("host all all all scram").as_deref(), Some("`scram` is no method of authentication"));
+        assert_eq!(
+            wrong("host all all scram-sha-256").as_deref(),
+            Some("expected `host DATABASE USER ADDRESS METHOD`")
+        );
+        assert_eq!(
+            wrong("host all all all scram").as_deref(),
+            Some("`scram` is no method of authentication")
+        );
         assert!(wrong("hots all all all md5").is_some());
         assert!(wrong("").is_some());
     }

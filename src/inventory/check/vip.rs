@@ -18,16 +18,21 @@ pub(super) fn check(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     if holders == 0 {
         let message = "nobody holds the virtual address: no host is in the group `keepalived`".to_owned();
         let diagnostic = subject.about("vip", message).label("expected hosts in `keepalived`");
-        wrong.push(diagnostic.help("name the hosts of `haproxy` below `children: {keepalived: {hosts: ...}}`"));
+        wrong.push(
+            diagnostic.help("name the hosts of `haproxy` below `children: {keepalived: {hosts: ...}}`"),
+        );
         return;
     }
     if holders == 1 {
         let message = "one host alone holds the virtual address".to_owned();
-        wrong.push(warning(subject.at_group("keepalived", message)).label("when it fails, nobody takes it over"));
+        wrong.push(
+            warning(subject.at_group("keepalived", message)).label("when it fails, nobody takes it over"),
+        );
     }
     for host in subject.group("keepalived").filter(|host| !host.is_in("haproxy")) {
         let message = format!("host `{}` shares the virtual address but runs no HAProxy", host.name);
-        let written = subject.at_host(host.name.as_str(), message).label("expected it in the group `haproxy` too");
+        let written =
+            subject.at_host(host.name.as_str(), message).label("expected it in the group `haproxy` too");
         wrong.push(written.help("clients that reach the address on this host would find nothing there"));
     }
     address(subject, vip, wrong);
