@@ -1,14 +1,66 @@
-# Run `make` for the list of targets.
+# pgfleet: run `make` for the list of targets. Everything here does its own set-up.
 
+SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help test check
+.PHONY: help demo demo-down test test-long bench check build setup setup-test clean-sandboxes
+
+# What the sandbox's hosts need on this machine, and what the tests run for real.
+PACKAGES := build-essential ca-certificates iproute2 mmdebstrap nftables openssh-client systemd-container util-linux
+TEST_PACKAGES := $(PACKAGES) etcd-server openssh-server postgresql sudo
+CARGO_DENY := 0.20.2
+
+DEMO := demo
+INVENTORY := inventories/demo.yml
+PGFLEET := target/release/pgfleet
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-check: ## Format and lints
+demo: setup build ## Boot seven hosts on this machine, bootstrap a cluster on them, show that it works
+	$(PGFLEET) sandbox up -i $(INVENTORY) --name $(DEMO)
+	$(PGFLEET) bootstrap -i $(INVENTORY) --sandbox $(DEMO) -y
+	$(PGFLEET) status -i $(INVENTORY) --sandbox $(DEMO)
+	$(PGFLEET) verify -i $(INVENTORY) --sandbox $(DEMO)
+	@printf '\n%s\n' \
+	  "The cluster runs. Things to try:" \
+	  "  connect      $(PGFLEET) ssh -i $(INVENTORY) --sandbox $(DEMO) pg-1 -- sudo -u postgres psql -h /var/run/postgresql" \
+	  "  watch        watch -n1 $(PGFLEET) status -i $(INVENTORY) --sandbox $(DEMO)" \
+	  "  kill         $(PGFLEET) sandbox kill pg-1 --name $(DEMO)      (power loss; another member takes over)" \
+	  "  power on     $(PGFLEET) sandbox start pg-1 --name $(DEMO)     (it comes back as a replica)" \
+	  "  switch over  $(PGFLEET) switchover -i $(INVENTORY) --sandbox $(DEMO) -y" \
+	  "  clean up     make demo-down"
+
+demo-down: ## Remove the demo's hosts
+	$(PGFLEET) sandbox down --name $(DEMO)
+
+build: ## The release build
+	cargo build --release --locked
+
+check: ## Format, lints, licences and banned crates
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo deny --locked check bans licenses sources
 
-test: check ## Every test
-	cargo nextest run --locked
+test: setup-test check build ## Every test, end to end ones included
+	PGFLEET_BIN=$(abspath $(PGFLEET)) cargo nextest run --locked --no-fail-fast
+	@echo "Left out: the repetitions of 'make test-long' (20 kills over a bootstrap, long fault rounds) and the advisory database, which needs the internet."
+
+test-long: setup-test build ## The repetitions that do not fit into `make test`
+	PGFLEET_BIN=$(abspath $(PGFLEET)) cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only
+	@echo "Left out: nothing."
+
+bench: setup-test build ## Speed, side by side with the references, in one run
+	PGFLEET_BIN=$(abspath $(PGFLEET)) tests/bench/run
+
+setup:
+	@missing=; for package in $(PACKAGES); do dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "root is needed to install:$$missing" >&2; exit 1; }; \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+	fi
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later" >&2; exit 1; }
+
+setup-test:
+	@$(MAKE) --no-print-directory setup PACKAGES="$(TEST_PACKAGES)"
+	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)

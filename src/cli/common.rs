@@ -1,5 +1,6 @@
 //! Options that every command on a cluster has.
 
+use crate::sandbox::Name;
 use std::path::PathBuf;
 
 /// Which cluster, which of its hosts, and how to talk about them.
@@ -12,7 +13,7 @@ pub struct Common {
 
     /// Work on the hosts of this sandbox: enter its network and use its key
     #[arg(long, value_name = "NAME", env = "PGFLEET_SANDBOX")]
-    pub sandbox: Option<String>,
+    pub sandbox: Option<Name>,
 
     /// Only hosts that match this pattern (names, groups, globs; `a:b` both, `a:&b` those in both, `a:!b` not in b)
     #[arg(long, value_name = "PATTERN")]
@@ -21,6 +22,10 @@ pub struct Common {
     /// Only tasks with one of these tags
     #[arg(long, value_name = "TAG", value_delimiter = ',')]
     pub tags: Vec<String>,
+
+    /// Leave out tasks with one of these tags
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub skip_tags: Vec<String>,
 
     /// How many hosts to work on at the same time
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]

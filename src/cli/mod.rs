@@ -2,6 +2,8 @@
 
 pub mod common;
 mod completions;
+mod context;
+mod deploy;
 pub mod error;
 mod exit;
 mod sandbox;
@@ -9,6 +11,7 @@ mod sandbox;
 pub use exit::Exit;
 
 use clap::Parser;
+use common::Common;
 use error::{Error, Outcome};
 use std::{future::Future, process::ExitCode};
 
@@ -25,6 +28,10 @@ struct Cli {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Plan(deploy::PlanArgs),
+    Bootstrap(deploy::BootstrapArgs),
+    Apply(deploy::ApplyArgs),
+    Run(deploy::RunArgs),
     Completions(completions::Args),
     Sandbox(sandbox::Args),
 }
@@ -38,14 +45,21 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Outcome {
     match command {
+        Command::Plan(args) => on_cluster(&args.common.clone(), deploy::plan(args)),
+        Command::Bootstrap(args) => on_cluster(&args.common.clone(), deploy::bootstrap(args)),
+        Command::Apply(args) => on_cluster(&args.common.clone(), deploy::apply(args)),
+        Command::Run(args) => on_cluster(&args.common.clone(), deploy::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Sandbox(args) => sandbox::run(args),
     }
 }
 
-/// Runs a command that talks to many hosts at once.
-#[expect(dead_code, reason = "its first user is the next command to land")]
-fn concurrently(command: impl Future<Output = Outcome>) -> Outcome {
+/// Runs a command that talks to many hosts at once, in the sandbox's network where one is named. The
+/// network is entered while the process has one thread: it holds for threads, not for processes.
+fn on_cluster(common: &Common, command: impl Future<Output = Outcome>) -> Outcome {
+    if let Some(name) = &common.sandbox {
+        crate::sandbox::enter(name)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(Error::failed)?.block_on(command)
 }

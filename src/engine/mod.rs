@@ -1,1 +1,19 @@
 //! Inventory and playbook become batches, batches become events: plan, apply, handlers, rolling order.
+//! Start reading at `run`; `segment` cuts plays into batches, `lower` makes tasks complete, `worker`
+//! talks to the hands on a target. Prints nothing; tells what happens through `Event`s.
+
+mod alone;
+mod control;
+mod event;
+mod host_run;
+mod lower;
+mod play;
+mod report;
+mod run;
+mod segment;
+mod variables;
+mod worker;
+
+pub use event::{Event, Finding, Sink};
+pub use report::{Change, HostFailure, PlayTime, Report, Tally};
+pub use run::{Engine, Options};

@@ -76,10 +76,12 @@ pub struct Task {
     /// Its own and those inherited.
     pub tags: Vec<String>,
     pub run_once: bool,
+    /// For a handler: on how many hosts it may run at the same time.
+    pub throttle: Option<u32>,
     pub delegate_to: Option<String>,
-    /// Any of them that holds makes the task changed; the module decides when empty.
+    /// The task changed something when all hold; the module decides when empty.
     pub changed_when: Vec<String>,
-    /// Any of them that holds makes the task failed; the module decides when empty.
+    /// The task failed when all hold; the module decides when empty.
     pub failed_when: Vec<String>,
     /// Repeated until all hold; no repetition when empty.
     pub until: Vec<String>,

@@ -23,6 +23,7 @@ const TASK: &[&str] = &[
     "notify",
     "tags",
     "run_once",
+    "throttle",
     "delegate_to",
     "changed_when",
     "failed_when",
@@ -62,7 +63,6 @@ const REASONS: &[(&str, &str)] = &[
     ("local_action", "tasks run on targets"),
     ("async", "tasks are waited for; `wait_for` waits for what goes on by itself"),
     ("poll", "tasks are waited for; `wait_for` waits for what goes on by itself"),
-    ("throttle", "limit the play with `serial`"),
     ("timeout", "modules that can take long have a `timeout` of their own"),
     ("with_dict", "write `loop: \"{{ map | dict2items }}\"`"),
     ("with_fileglob", "name the files in `loop`"),
@@ -106,6 +106,7 @@ impl Task {
             listen: Vec::new(),
             tags: Vec::new(),
             run_once: false,
+            throttle: None,
             delegate_to: None,
             changed_when: Vec::new(),
             failed_when: Vec::new(),
@@ -219,6 +220,7 @@ impl Loader<'_> {
         task.until = reader.conditions(node, "until");
         task.retries =
             reader.number(node, "retries").map_or(3, |number| u32::try_from(number).unwrap_or(u32::MAX));
+        task.throttle = reader.number(node, "throttle").and_then(|number| u32::try_from(number).ok());
         task.delay_secs = reader.number(node, "delay").unwrap_or(5);
         if let Some(control) = node.get("loop_control") {
             known_keys(&control, "`loop_control`", &["loop_var", "index_var", "label"], &[], reader.wrong);

@@ -1,7 +1,10 @@
 //! Who is to be reached, and the habits of this run.
 
 use super::connect::Shared;
-use crate::model::{HostName, Secret};
+use crate::{
+    inventory,
+    model::{HostName, Secret},
+};
 use std::{fmt, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 /// A host as the inventory describes the way to it. What is `None` here is taken from the user's
@@ -34,6 +37,28 @@ impl Target {
             password: None,
             r#become: None,
             ssh_args: Vec::new(),
+        }
+    }
+}
+
+impl Target {
+    /// The way to a host of the inventory. Where nothing of the user's counts (a sandbox), keys, jump
+    /// hosts and passwords that the inventory names do not count either.
+    pub fn of(host: &inventory::Host, options: &Options) -> Self {
+        let connection = &host.connection;
+        let own = options.use_ssh_config;
+        Self {
+            name: host.name.clone(),
+            address: connection.host.clone(),
+            port: connection.port,
+            user: connection.user.clone().or_else(|| (!own).then(|| "root".to_owned())),
+            identity: connection.private_key_file.clone().filter(|_| own),
+            password: connection.password.clone().filter(|_| own),
+            r#become: connection.r#become.then(|| Become {
+                user: connection.become_user.clone(),
+                password: connection.become_password.clone().filter(|_| own),
+            }),
+            ssh_args: if own { connection.ssh_args.clone() } else { Vec::new() },
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The only writer to a terminal: data to standard output, all else to standard error. Colour only
 //! where a terminal reads it (`anstream` looks, and honours `NO_COLOR`).
 
+mod diff;
+pub mod progress;
+pub mod recap;
+
 use crate::diagnostic::Diagnostic;
 use anstyle::{AnsiColor, Style};
 use std::io::{IsTerminal, Write};

@@ -1,0 +1,241 @@
+//! A run: connect to every host, go through the plays, stop at the first thing that is wrong.
+
+use super::{
+    event::{Event, Sink},
+    host_run::{Carrying, HostRun, Stopped},
+    play::PlayRun,
+    report::{HostFailure, PlayTime, Report},
+    worker::{Contents, NoHands, Worker},
+};
+use crate::{
+    diagnostic::{Diagnostic, Diagnostics},
+    inventory::{Host, Inventory},
+    model::HostName,
+    playbook::{Order, Play, Playbook, Serial},
+    remote::protocol::{Failure, Mode},
+    ssh::{self, Executables},
+    template::Templates,
+};
+use futures_util::future::join_all;
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+use std::{collections::BTreeSet, time::Instant};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// How a run is to go.
+pub struct Options {
+    pub mode: Mode,
+    pub diff: bool,
+    pub limit: Option<String>,
+    pub tags: Vec<String>,
+    pub skip_tags: Vec<String>,
+    pub forks: usize,
+    pub ssh: ssh::Options,
+    pub executables: Executables,
+}
+
+/// Everything that stays the same during a run.
+pub struct Engine<'a> {
+    pub inventory: &'a Inventory,
+    pub templates: &'a Templates,
+    pub options: &'a Options,
+    pub sink: Sink,
+    /// Cancelled by Ctrl-C: hosts finish the step that they are in.
+    pub cancel: CancellationToken,
+}
+
+impl<'a> Engine<'a> {
+    /// Runs the playbook on the hosts that its plays name.
+    ///
+    /// An error means that the request itself is wrong and nothing was touched; what goes wrong on
+    /// hosts is in the report.
+    pub async fn run(&self, playbook: &Playbook) -> Result<Report, Diagnostics> {
+        let plays = self.plays(playbook)?;
+        let wanted: BTreeSet<&HostName> =
+            plays.iter().flat_map(|(_, batches)| batches.iter().flatten().map(|host| &host.name)).collect();
+        let hosts: Vec<&Host> =
+            self.inventory.hosts.values().filter(|host| wanted.contains(&host.name)).collect();
+        let mut report = Report::default();
+        let mut runs = self.connect(&hosts, &mut report).await;
+        if report.failures.is_empty() {
+            self.go_through(playbook, &plays, &mut runs, &mut report).await;
+        }
+        report.cancelled = self.cancel.is_cancelled();
+        for (name, run) in runs {
+            report.hosts.insert(name, run.tally);
+            run.worker.close().await;
+        }
+        Ok(report)
+    }
+
+    async fn go_through(
+        &self,
+        playbook: &Playbook,
+        plays: &[(&Play, Vec<Vec<&'a Host>>)],
+        runs: &mut IndexMap<HostName, HostRun<'a>>,
+        report: &mut Report,
+    ) {
+        for (index, (play, batches)) in plays.iter().enumerate() {
+            let started = Instant::now();
+            let mut ended = Ok(());
+            for batch in batches {
+                let names: Vec<HostName> = batch.iter().map(|host| host.name.clone()).collect();
+                let _ = self.sink.send(Event::PlayStarted { name: play.name.clone(), hosts: names.clone() });
+                ended = PlayRun { engine: self, playbook, play, hosts: names }.run(runs).await;
+                if ended.is_err() || self.cancel.is_cancelled() {
+                    break;
+                }
+            }
+            let elapsed = started.elapsed();
+            report.plays.push(PlayTime { name: play.name.clone(), seconds: elapsed.as_secs_f64() });
+            let _ = self.sink.send(Event::PlayFinished { name: play.name.clone(), elapsed });
+            if let Err(failures) = ended {
+                report.failures.extend(failures.into_iter().map(|failure| *failure));
+            }
+            if !report.failures.is_empty() || self.cancel.is_cancelled() {
+                report.not_reached = plays[index + 1..].iter().map(|(play, _)| play.tasks.len()).sum();
+                return;
+            }
+        }
+    }
+
+    /// The plays that have hosts, each with its hosts in batches of `serial`.
+    fn plays<'p>(&self, playbook: &'p Playbook) -> Result<Vec<(&'p Play, Vec<Vec<&'a Host>>)>, Diagnostics> {
+        let limit: Option<BTreeSet<&HostName>> = match &self.options.limit {
+            Some(pattern) => {
+                Some(self.inventory.select(pattern).map_err(one)?.into_iter().map(|host| &host.name).collect())
+            }
+            None => None,
+        };
+        let mut plays = Vec::new();
+        for play in &playbook.plays {
+            let pattern = self
+                .templates
+                .render(&play.hosts, &self.inventory.global_variables(), &play.at)
+                .map_err(one)?;
+            let mut hosts = self.inventory.select(&pattern).map_err(|error| one(error.at(play.at.clone())))?;
+            hosts.retain(|host| limit.as_ref().is_none_or(|limit| limit.contains(&host.name)));
+            if !hosts.is_empty() {
+                plays.push((play, batches(&play.serial, ordered(play.order, hosts))));
+            }
+        }
+        Ok(plays)
+    }
+
+    /// Connects to all hosts at once. Nothing is touched before every one of them has answered.
+    async fn connect(&self, hosts: &[&'a Host], report: &mut Report) -> IndexMap<HostName, HostRun<'a>> {
+        let permits = Semaphore::new(self.options.forks.max(1));
+        let connections = join_all(hosts.iter().map(|host| async {
+            let _permit = permits.acquire().await;
+            let _ = self.sink.send(Event::Connecting { host: host.name.clone() });
+            let worker = tokio::select! {
+                worker = Worker::connect(host, &self.options.ssh, &self.options.executables) => worker.map_err(Some),
+                () = self.cancel.cancelled() => Err(None),
+            };
+            let _ = self.sink.send(Event::Connected { host: host.name.clone() });
+            (*host, worker)
+        }))
+        .await;
+        let mut runs = IndexMap::new();
+        for (host, worker) in connections {
+            match worker {
+                Ok(worker) => match self.inventory.complete(host, &worker.hello.facts) {
+                    Ok(known) => {
+                        runs.insert(host.name.clone(), host_run(host, worker, known));
+                    }
+                    Err(mistakes) => report.failures.push(unusable(host, &mistakes)),
+                },
+                Err(Some(error)) => report.failures.push(unreachable(host, &error)),
+                Err(None) => {}
+            }
+        }
+        runs
+    }
+}
+
+fn host_run(host: &Host, worker: Worker, known: Map<String, Value>) -> HostRun<'_> {
+    HostRun {
+        host,
+        owed: worker.hello.debts.iter().cloned().collect(),
+        worker,
+        known,
+        registered: Map::new(),
+        variables: Map::new(),
+        next_id: 0,
+        contents: Contents::new(),
+        tally: Default::default(),
+    }
+}
+
+fn unreachable(host: &Host, error: &NoHands) -> HostFailure {
+    HostFailure {
+        host: host.name.clone(),
+        play: String::new(),
+        step: "connect".to_owned(),
+        at: None,
+        failure: Failure { message: error.to_string(), next_step: Some(error.next_step()), ..Failure::default() },
+        unreachable: error.is_unreachable(),
+    }
+}
+
+/// The inventory's variables do not fit what the host turned out to be.
+fn unusable(host: &Host, mistakes: &Diagnostics) -> HostFailure {
+    let first = mistakes.0.first();
+    let failure = Failure {
+        message: first.map(|mistake| mistake.message.clone()).unwrap_or_default(),
+        next_step: first.and_then(|mistake| mistake.help.first().cloned()),
+        ..Failure::default()
+    };
+    HostFailure {
+        host: host.name.clone(),
+        play: String::new(),
+        step: "variables".to_owned(),
+        at: first.and_then(|mistake| mistake.at.clone()),
+        failure,
+        unreachable: false,
+    }
+}
+
+fn one(diagnostic: Diagnostic) -> Diagnostics {
+    Diagnostics(vec![diagnostic])
+}
+
+/// How the hosts of a play ended; the first failure of each that failed.
+pub type Ended = Result<(), Vec<Stopped>>;
+
+/// What every batch of a play is sent with.
+pub fn carrying<'c>(
+    engine: &'c Engine<'_>,
+    play: &'c str,
+    mode: Mode,
+    stop: &'c CancellationToken,
+) -> Carrying<'c> {
+    Carrying { mode, diff: engine.options.diff || mode == Mode::Check, play, sink: &engine.sink, stop }
+}
+
+fn ordered(order: Order, mut hosts: Vec<&Host>) -> Vec<&Host> {
+    match order {
+        Order::Inventory => {}
+        Order::ReverseInventory => hosts.reverse(),
+        Order::Sorted => hosts.sort_by(|one, other| one.name.cmp(&other.name)),
+        Order::ReverseSorted => hosts.sort_by(|one, other| other.name.cmp(&one.name)),
+    }
+    hosts
+}
+
+/// Cuts hosts into batches of the sizes that `serial` names; the last size repeats.
+fn batches<'h>(serial: &[Serial], hosts: Vec<&'h Host>) -> Vec<Vec<&'h Host>> {
+    let total = hosts.len();
+    let mut sizes = serial.iter().map(|size| size.of(total));
+    let mut size = sizes.next().unwrap_or(total);
+    let mut rest = hosts.as_slice();
+    let mut batches = Vec::new();
+    while !rest.is_empty() {
+        let (batch, left) = rest.split_at(size.min(rest.len()));
+        batches.push(batch.to_vec());
+        rest = left;
+        size = sizes.next().unwrap_or(size);
+    }
+    batches
+}

@@ -1,0 +1,184 @@
+//! One host's hands: the SSH session, the process `pgfleet remote` at its end, and the protocol
+//! between.
+
+use crate::{
+    inventory,
+    model::Digest,
+    remote::{
+        frame::{self, FrameError},
+        protocol::{Batch, Event, Hello, Outcome, Request},
+    },
+    ssh::{self, ConnectError, Executables, Session, SessionError, Target},
+};
+use std::{collections::HashMap, sync::Arc};
+use tokio::{io::AsyncWriteExt, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Contents that a run may have to send, by their digest.
+pub type Contents = HashMap<Digest, Arc<[u8]>>;
+
+/// The host went away, or its hands did: nothing is known about the step under way.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Lost {
+    pub message: String,
+    pub last_lines: Vec<String>,
+}
+
+/// What a batch tells while it runs.
+pub enum Progress<'a> {
+    Started(u32),
+    Waiting(&'a str),
+    Finished(u32, &'a Outcome),
+}
+
+/// Why a host's hands could not be started. Nothing was changed on it.
+#[derive(Debug, thiserror::Error)]
+pub enum NoHands {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("pgfleet's hands do not answer: {0}")]
+    Silent(String),
+}
+
+impl NoHands {
+    /// What the operator does next.
+    pub fn next_step(&self) -> String {
+        match self {
+            NoHands::Connect(error) => error.next_step(),
+            NoHands::Session(error) => error.next_step(),
+            NoHands::Silent(_) => {
+                "run `/var/lib/pgfleet/bin/current --version` on the host to see whether it runs there".to_owned()
+            }
+        }
+    }
+
+    /// Whether the host said no, in contrast to not being there at all.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            NoHands::Connect(_) => true,
+            NoHands::Session(error) => error.is_unreachable(),
+            NoHands::Silent(_) => false,
+        }
+    }
+}
+
+pub struct Worker {
+    session: Session,
+    stdin: ssh::Stdin,
+    stderr: ssh::Stderr,
+    events: mpsc::Receiver<Result<Event, FrameError>>,
+    pub hello: Hello,
+}
+
+impl Worker {
+    /// Connects, makes sure that the target has this very executable, and starts its hands.
+    pub async fn connect(
+        host: &inventory::Host,
+        options: &ssh::Options,
+        executables: &Executables,
+    ) -> Result<Worker, NoHands> {
+        let target = Target::of(host, options);
+        let session = Session::connect(&target, options).await?;
+        let process = session.start_remote(executables, target.r#become.is_some()).await?;
+        let (sender, mut events) = mpsc::channel(64);
+        tokio::spawn(read(process.stdout, sender));
+        match events.recv().await {
+            Some(Ok(Event::Hello(hello))) => {
+                Ok(Worker { session, stdin: process.stdin, stderr: process.stderr, events, hello })
+            }
+            Some(Err(error)) => Err(NoHands::Silent(error.to_string())),
+            _ => Err(NoHands::Silent(process.stderr.last_lines(5).join("; "))),
+        }
+    }
+
+    /// Sends a batch and sees it through. Steps after the first failure have no outcome.
+    pub async fn carry_out(
+        &mut self,
+        batch: Batch,
+        contents: &Contents,
+        cancel: &CancellationToken,
+        mut on: impl FnMut(Progress<'_>),
+    ) -> Result<HashMap<u32, Outcome>, Lost> {
+        let mut outcomes = HashMap::with_capacity(batch.steps.len());
+        self.send(&[Request::Batch(batch)], None).await?;
+        let mut told = false;
+        loop {
+            let event = tokio::select! {
+                event = self.events.recv() => event,
+                () = cancel.cancelled(), if !told => {
+                    told = true;
+                    self.send(&[Request::Cancel], None).await?;
+                    continue;
+                }
+            };
+            match event {
+                None => return Err(self.lost("the connection was closed in the middle of a step")),
+                Some(Err(error)) => return Err(self.lost(&error.to_string())),
+                Some(Ok(event)) => match event {
+                    Event::Hello(_) => {}
+                    Event::Need { digests } => self.send_contents(&digests, contents).await?,
+                    Event::Started { step } => on(Progress::Started(step)),
+                    Event::Waiting { message, .. } => on(Progress::Waiting(&message)),
+                    Event::Finished { step, outcome } => {
+                        on(Progress::Finished(step, &outcome));
+                        outcomes.insert(step, outcome);
+                    }
+                    Event::BatchDone => return Ok(outcomes),
+                },
+            }
+        }
+    }
+
+    async fn send_contents(&mut self, digests: &[Digest], contents: &Contents) -> Result<(), Lost> {
+        for digest in digests {
+            let Some(content) = contents.get(digest) else {
+                return Err(self.lost(&format!("the host asked for a content that this run does not have: {digest}")));
+            };
+            self.send(&[Request::Content { digest: *digest }], Some(content)).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, requests: &[Request], content: Option<&[u8]>) -> Result<(), Lost> {
+        let sent = async {
+            for request in requests {
+                frame::write_message(&mut self.stdin, request).await?;
+            }
+            if let Some(content) = content {
+                frame::write_content(&mut self.stdin, content).await?;
+            }
+            self.stdin.flush().await?;
+            Ok::<(), FrameError>(())
+        };
+        sent.await.map_err(|error| self.lost(&error.to_string()))
+    }
+
+    fn lost(&self, message: &str) -> Lost {
+        Lost { message: message.to_owned(), last_lines: self.stderr.last_lines(10) }
+    }
+
+    /// Ends the hands and the connection. A host that is gone already is no error.
+    pub async fn close(mut self) {
+        let _ = self.stdin.shutdown().await;
+        self.session.close().await;
+    }
+}
+
+/// Reads events until the stream ends; a reader of its own, so that waiting for an event can be
+/// given up at any moment without losing half a frame.
+async fn read(mut stdout: ssh::Stdout, sender: mpsc::Sender<Result<Event, FrameError>>) {
+    loop {
+        let event = match frame::read(&mut stdout).await {
+            Ok(Some(frame)) => frame.decode(),
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
+        let over = event.is_err();
+        if sender.send(event).await.is_err() || over {
+            return;
+        }
+    }
+}
