@@ -121,7 +121,11 @@ pub async fn run(args: RunArgs) -> Outcome {
 /// Where clients connect to.
 fn hint(context: &Context) -> String {
     let inventory = &context.inventory;
-    let mut text = format!("The cluster `{}` is up. Write to {}", inventory.cluster, inventory.write_endpoints().join(", "));
+    let mut text = format!(
+        "The cluster `{}` is up. Write to {}",
+        inventory.cluster,
+        inventory.write_endpoints().join(", ")
+    );
     let readers = inventory.read_endpoints();
     if !readers.is_empty() {
         text.push_str(&format!(", read from {}", readers.join(", ")));
@@ -153,8 +157,13 @@ async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result
     let progress = tokio::spawn(Progress::new(detail).listen(events));
     let cancel = CancellationToken::new();
     let signals = tokio::spawn(cancel_on_interrupt(cancel.clone()));
-    let engine =
-        Engine { inventory: &context.inventory, templates: &context.templates, options: &options, sink, cancel };
+    let engine = Engine {
+        inventory: &context.inventory,
+        templates: &context.templates,
+        options: &options,
+        sink,
+        cancel,
+    };
     let report = engine.run(playbook).await;
     drop(engine);
     signals.abort();

@@ -123,7 +123,9 @@ impl<'a> PlayRun<'_, 'a> {
         loop {
             let outcomes = match &mut hands {
                 Some(other) => {
-                    other.contents.extend(run.contents.iter().map(|(digest, content)| (*digest, content.clone())));
+                    other
+                        .contents
+                        .extend(run.contents.iter().map(|(digest, content)| (*digest, content.clone())));
                     other.carry_out(vec![step.clone()], Booking::ByCaller, &with).await?
                 }
                 None => run.carry_out(vec![step.clone()], Booking::ByCaller, &with).await?,

@@ -37,7 +37,13 @@ impl<'a> PlayRun<'_, 'a> {
     }
 
     /// Carries out the tasks of another file on the hosts for which `when` holds.
-    async fn include(&self, task: &Task, include: &Include, hosts: &[HostName], runs: &mut Runs<'a>) -> Ended {
+    async fn include(
+        &self,
+        task: &Task,
+        include: &Include,
+        hosts: &[HostName],
+        runs: &mut Runs<'a>,
+    ) -> Ended {
         // Hosts that include the same file with the same variables go through it together.
         let mut parts: Vec<(String, Map<String, Value>, Vec<HostName>)> = Vec::new();
         for name in hosts {
@@ -91,7 +97,10 @@ impl<'a> PlayRun<'_, 'a> {
     ) -> Result<Vec<Task>, Vec<Stopped>> {
         self.playbook.include(include, file, self.play).map_err(|diagnostics| {
             let mistakes = diagnostics.0.into_iter();
-            runs.get(host).into_iter().flat_map(|run| mistakes.clone().map(|one| self.mistake(run, task, one))).collect()
+            runs.get(host)
+                .into_iter()
+                .flat_map(|run| mistakes.clone().map(|one| self.mistake(run, task, one)))
+                .collect()
         })
     }
 

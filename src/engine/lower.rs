@@ -89,11 +89,8 @@ fn one(
     with: &Lowering<'_>,
 ) -> Result<Item, Diagnostic> {
     let applies = applies(task, scope, with.templates)?;
-    let mut name = if applies {
-        with.templates.render(&task.name, scope, &task.at)?
-    } else {
-        task.name.clone()
-    };
+    let mut name =
+        if applies { with.templates.render(&task.name, scope, &task.at)? } else { task.name.clone() };
     if let Some(item) = &item
         && !task.no_log
     {

@@ -105,7 +105,9 @@ impl<'a> PlayRun<'_, 'a> {
             let results = ids
                 .into_iter()
                 .map(|id| match id {
-                    Ok(id) => outcomes.get(&id).map_or_else(super::host_run::skipped, super::host_run::registered),
+                    Ok(id) => {
+                        outcomes.get(&id).map_or_else(super::host_run::skipped, super::host_run::registered)
+                    }
                     Err(skipped) => skipped,
                 })
                 .collect();

@@ -103,9 +103,9 @@ impl<'a> Engine<'a> {
     /// The plays that have hosts, each with its hosts in batches of `serial`.
     fn plays<'p>(&self, playbook: &'p Playbook) -> Result<Vec<(&'p Play, Vec<Vec<&'a Host>>)>, Diagnostics> {
         let limit: Option<BTreeSet<&HostName>> = match &self.options.limit {
-            Some(pattern) => {
-                Some(self.inventory.select(pattern).map_err(one)?.into_iter().map(|host| &host.name).collect())
-            }
+            Some(pattern) => Some(
+                self.inventory.select(pattern).map_err(one)?.into_iter().map(|host| &host.name).collect(),
+            ),
             None => None,
         };
         let mut plays = Vec::new();
@@ -114,7 +114,8 @@ impl<'a> Engine<'a> {
                 .templates
                 .render(&play.hosts, &self.inventory.global_variables(), &play.at)
                 .map_err(one)?;
-            let mut hosts = self.inventory.select(&pattern).map_err(|error| one(error.at(play.at.clone())))?;
+            let mut hosts =
+                self.inventory.select(&pattern).map_err(|error| one(error.at(play.at.clone())))?;
             hosts.retain(|host| limit.as_ref().is_none_or(|limit| limit.contains(&host.name)));
             if !hosts.is_empty() {
                 plays.push((play, batches(&play.serial, ordered(play.order, hosts))));
@@ -174,7 +175,11 @@ fn unreachable(host: &Host, error: &NoHands) -> HostFailure {
         play: String::new(),
         step: "connect".to_owned(),
         at: None,
-        failure: Failure { message: error.to_string(), next_step: Some(error.next_step()), ..Failure::default() },
+        failure: Failure {
+            message: error.to_string(),
+            next_step: Some(error.next_step()),
+            ..Failure::default()
+        },
         unreachable: error.is_unreachable(),
     }
 }

@@ -24,8 +24,9 @@ pub fn resolve(
         }
     }
     // A value that mentions another unresolved one waits for it: `default` in it would hide that.
-    while !pending.is_empty() && (pass(&mut pending, &mut known, templates, at, true)
-        || pass(&mut pending, &mut known, templates, at, false))
+    while !pending.is_empty()
+        && (pass(&mut pending, &mut known, templates, at, true)
+            || pass(&mut pending, &mut known, templates, at, false))
     {}
     known
 }
@@ -41,7 +42,9 @@ fn pass(
     let names: Vec<String> = pending.iter().map(|(name, _)| name.clone()).collect();
     let before = pending.len();
     pending.retain(|(name, value)| {
-        if wait && names.iter().any(|other| other != name && !known.contains_key(other) && mentions(value, other)) {
+        if wait
+            && names.iter().any(|other| other != name && !known.contains_key(other) && mentions(value, other))
+        {
             return true;
         }
         match templates.value(value, known, at) {
@@ -57,7 +60,8 @@ fn mentions(value: &Value, name: &str) -> bool {
     match value {
         Value::String(text) => text.match_indices(name).any(|(start, _)| {
             let word = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
-            !text[..start].ends_with(word) && !text[start + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+            !text[..start].ends_with(word)
+                && !text[start + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
         }),
         Value::Array(items) => items.iter().any(|item| mentions(item, name)),
         Value::Object(entries) => entries.values().any(|entry| mentions(entry, name)),

@@ -50,7 +50,8 @@ impl NoHands {
             NoHands::Connect(error) => error.next_step(),
             NoHands::Session(error) => error.next_step(),
             NoHands::Silent(_) => {
-                "run `/var/lib/pgfleet/bin/current --version` on the host to see whether it runs there".to_owned()
+                "run `/var/lib/pgfleet/bin/current --version` on the host to see whether it runs there"
+                    .to_owned()
             }
         }
     }
@@ -135,7 +136,9 @@ impl Worker {
     async fn send_contents(&mut self, digests: &[Digest], contents: &Contents) -> Result<(), Lost> {
         for digest in digests {
             let Some(content) = contents.get(digest) else {
-                return Err(self.lost(&format!("the host asked for a content that this run does not have: {digest}")));
+                return Err(
+                    self.lost(&format!("the host asked for a content that this run does not have: {digest}"))
+                );
             };
             self.send(&[Request::Content { digest: *digest }], Some(content)).await?;
         }

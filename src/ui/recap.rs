@@ -25,7 +25,13 @@ pub fn recap(report: &Report, would: bool) {
 fn tallies(report: &Report, would: bool) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["host", if would { "would change" } else { "changed" }, "unchanged", "skipped", "failed"]);
+    table.set_header([
+        "host",
+        if would { "would change" } else { "changed" },
+        "unchanged",
+        "skipped",
+        "failed",
+    ]);
     for (host, tally) in &report.hosts {
         let failed = report.failures.iter().filter(|failure| failure.host == *host).count();
         table.add_row([
@@ -45,7 +51,10 @@ fn number(count: usize) -> Cell {
 
 /// Prints host, task, command, exit code, its last lines and the next step.
 fn failure(failure: &HostFailure) {
-    super::note(&format!("\n{BAD}error{BAD:#}: {}: {}: {}", failure.host, failure.step, failure.failure.message));
+    super::note(&format!(
+        "\n{BAD}error{BAD:#}: {}: {}: {}",
+        failure.host, failure.step, failure.failure.message
+    ));
     if let Some(at) = &failure.at {
         super::note(&format!("  task: {}:{}:{}", at.file.display(), at.line, at.column));
     }
