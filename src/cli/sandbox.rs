@@ -7,13 +7,14 @@ use super::{
 };
 use crate::{
     diagnostic::Diagnostic,
+    inventory::{Inventory, Vip},
     model::InvalidName,
     sandbox::{self, Event, HostSpec, HostState, Image, Name, Sandbox, Snapshot, Spec, Status, Store},
     ui,
 };
 use std::{
     ffi::OsString,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -100,8 +101,12 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Up {
+    /// The inventory: a YAML file in Ansible's shape
+    #[arg(short, long, value_name = "FILE", env = "PGFLEET_INVENTORY", default_value = "inventory.yml")]
+    inventory: PathBuf,
+
     /// A host, instead of an inventory's; may be repeated
-    #[arg(long = "host", value_name = "NAME=ADDRESS", value_parser = host_from_argument, requires = "name")]
+    #[arg(long = "host", value_name = "NAME=ADDRESS", value_parser = host_from_argument, conflicts_with = "inventory", requires = "name")]
     hosts: Vec<HostSpec>,
 
     /// What to call the sandbox [default: the cluster's name]
@@ -113,8 +118,12 @@ struct Up {
     image: Image,
 
     /// Boot the hosts of this snapshot instead of new ones
-    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["hosts", "image"])]
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["inventory", "image"])]
     from: Option<Name>,
+
+    /// A variable that wins over the inventory's: `name=value`, `{"name": value}`, or `@file.yml`
+    #[arg(short = 'e', long = "extra-vars", value_name = "VARS")]
+    extra_vars: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -220,7 +229,15 @@ fn up(store: &Store, args: Up) -> Outcome {
             let spec = Spec { hosts: args.hosts, reserved: Vec::new(), image: args.image };
             Sandbox::up(store, &name, &spec, &executable, &tell)?
         }
-        None => return Err(Error::usage("no host is given", "--host NAME=ADDRESS")),
+        None => {
+            let inventory = Inventory::inspect(&args.inventory, &args.extra_vars)?;
+            let name = match args.name {
+                Some(name) => name,
+                None => inventory.cluster.as_str().parse().map_err(sandbox::Error::from)?,
+            };
+            let spec = specification(&inventory, args.image)?;
+            Sandbox::up(store, &name, &spec, &executable, &tell)?
+        }
     };
     let status = sandbox.status();
     ui::note(&format!("sandbox `{}` is up: {} hosts in {}", status.name, status.hosts.len(), status.network));
@@ -232,6 +249,28 @@ fn host_from_argument(text: &str) -> Result<HostSpec, String> {
     let name = name.parse().map_err(|error: InvalidName| error.to_string())?;
     let address = address.parse().map_err(|_| format!("`{address}` is not an IPv4 address"))?;
     Ok(HostSpec { name, address, port: 22, user: "root".to_owned() })
+}
+
+/// One host for each of the inventory's, at its address; the VIP stays free.
+fn specification(inventory: &Inventory, image: Image) -> Result<Spec, Error> {
+    let hosts = inventory.hosts.values().map(|host| {
+        let connection = &host.connection;
+        let address: Ipv4Addr = connection.host.parse().map_err(|_| {
+            let text = format!("host `{}` has no IPv4 address: `{}`", host.name, connection.host);
+            Diagnostic::error(text)
+                .help("a sandbox boots hosts at their own addresses; set `ansible_host` to an IPv4 address")
+        })?;
+        let user = connection.user.clone().unwrap_or_else(|| "root".to_owned());
+        Ok(HostSpec { name: host.name.clone(), address, port: connection.port.unwrap_or(22), user })
+    });
+    let hosts = hosts.collect::<Result<Vec<_>, Error>>()?;
+    let vip = inventory.vip().map(|Vip(network)| network.addr());
+    let reserved = vip.into_iter().filter_map(|address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    let reserved = reserved.collect();
+    Ok(Spec { hosts, reserved, image })
 }
 
 fn exec(sandbox: &Sandbox, command: &[OsString]) -> Outcome {

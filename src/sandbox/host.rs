@@ -87,6 +87,12 @@ impl<'a> Host<'a> {
         self.runs() && !network::port_is_up(self.name(), self.number)
     }
 
+    /// The host's own network namespace, if it runs.
+    pub fn network(&self) -> Option<PathBuf> {
+        let init = *self.supervisor()?.children().first()?;
+        Some(init.network())
+    }
+
     /// Boots the host unless it runs, and returns when it answers on its SSH port.
     pub fn start(&self) -> Result<Duration> {
         let started = Instant::now();
@@ -138,9 +144,10 @@ impl<'a> Host<'a> {
             &etc.join("hosts"),
             &format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{address} {name}\n"),
         )?;
+        // A VM whose network is cut somewhere keeps its address; a cut here takes the carrier away.
         let network = format!(
             "[Match]\nName=host0\n\n[Network]\nAddress={address}/{}\nGateway={}\nLinkLocalAddressing=no\n\
-             IPv6AcceptRA=no\n",
+             IPv6AcceptRA=no\nIgnoreCarrierLoss=yes\n",
             subnet.network.prefix_len(),
             subnet.gateway
         );

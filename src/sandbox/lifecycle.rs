@@ -192,6 +192,12 @@ impl Sandbox {
         Names::of(self.name()).path()
     }
 
+    /// A host's own network namespace, as a file, while the host runs: the way to what listens on it
+    /// that does not depend on its cable.
+    pub fn host_network(&self, host: &str) -> Result<Option<PathBuf>> {
+        Ok(Host::find(&self.store, &self.record, host)?.network())
+    }
+
     /// The private key that logs in to every host.
     pub fn identity_file(&self) -> PathBuf {
         self.home().key()

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-const RULE: &str = "1 to 40 letters, digits, `-`, `_` or `.`, the first a letter or digit";
+const RULE: &str = "1 to 63 letters, digits, `-`, `_` or `.`, the first a letter or digit";
 
 /// A name that can stand in a path, in a namespace and in an nftables table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -24,7 +24,7 @@ impl TryFrom<String> for Name {
     type Error = InvalidName;
 
     fn try_from(name: String) -> Result<Name, InvalidName> {
-        let valid = (1..=40).contains(&name.len())
+        let valid = (1..=63).contains(&name.len())
             && name.starts_with(|c: char| c.is_ascii_alphanumeric())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if valid { Ok(Name(name)) } else { Err(InvalidName(name)) }
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn refuses_what_would_leave_its_folder() {
         assert!("demo-1.a".parse::<Name>().is_ok());
-        for wrong in ["", "..", "../etc", "a/b", "-a", "a b", &"x".repeat(41)] {
+        for wrong in ["", "..", "../etc", "a/b", "-a", "a b", &"x".repeat(64)] {
             assert!(wrong.parse::<Name>().is_err(), "{wrong}");
         }
     }

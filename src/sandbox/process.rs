@@ -100,6 +100,11 @@ impl Tracked {
         stat(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks && !"ZX".contains(stat.state))
     }
 
+    /// Its network namespace, as a file.
+    pub fn network(self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.pid).into()
+    }
+
     /// The processes that it started itself.
     pub fn children(self) -> Vec<Tracked> {
         all().filter(|(_, stat)| stat.parent == self.pid).map(tracked).collect()
