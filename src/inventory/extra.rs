@@ -27,7 +27,11 @@ pub(super) fn read(arguments: &[String], wrong: &mut Diagnostics) -> Definitions
 fn one(argument: &str, wrong: &mut Diagnostics) -> Result<Definitions, Diagnostic> {
     let text = argument.trim();
     if let Some(file) = text.strip_prefix('@') {
-        let document = Arc::new(Document::read(Path::new(file))?);
+        let document = Document::read(Path::new(file));
+        let document = Arc::new(document.map_err(|wrong| match wrong.at {
+            Some(_) => wrong,
+            None => wrong.help(format!("it is named by `{ARGUMENT} {text}`")),
+        })?);
         return Ok(definitions(&document, &document.root(), wrong));
     }
     if text.starts_with('{') {

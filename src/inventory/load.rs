@@ -42,7 +42,7 @@ pub(super) fn load(
             .help("give the inventory file itself; group_vars/ and host_vars/ beside it are read")
             .into());
     }
-    let document = Arc::new(Document::read(path).map_err(not_there)?);
+    let document = Arc::new(Document::read(path).map_err(|diagnostic| unreadable(path, diagnostic))?);
     let tree = Tree::read(&document, &mut wrong);
     let folder = path.parent().unwrap_or(Path::new("."));
     let group_files = vars_folder(&folder.join("group_vars"), &mut wrong);
@@ -110,11 +110,22 @@ pub(super) fn magic(name: &str, groups: &[String]) -> Map<String, Value> {
     ])
 }
 
-fn not_there(diagnostic: Diagnostic) -> Diagnostic {
-    if diagnostic.at.is_some() {
-        return diagnostic;
+/// What to do about an inventory that is no YAML.
+fn unreadable(path: &Path, diagnostic: Diagnostic) -> Diagnostic {
+    match diagnostic.at {
+        None => diagnostic.help("name the inventory with `-i FILE`, or write one with `pgfleet init`"),
+        Some(_) if is_ini(&std::fs::read_to_string(path).unwrap_or_default()) => Diagnostic {
+            message: "this inventory is in Ansible's INI form".to_owned(),
+            help: vec!["`ansible-inventory -i FILE --list --yaml` converts it".to_owned()],
+            ..diagnostic.label("expected YAML: `all:` with groups below it")
+        },
+        Some(_) => diagnostic,
     }
-    diagnostic.help("name the inventory with `-i FILE`, or write one with `pgfleet init`")
+}
+
+fn is_ini(text: &str) -> bool {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with(['#', ';']));
+    first.is_some_and(|line| line.starts_with('[') && line.ends_with(']') && !line.contains(','))
 }
 
 /// Errors in the order of their places, each once; warnings stay for later.

@@ -199,7 +199,7 @@ fn the_shipped_inventories_say_where_to_connect() {
 }
 
 #[test]
-fn a_thousand_hosts_are_not_slow() {
+fn a_range_of_a_thousand_hosts_loads() {
     let text = "all:\n  vars: {cluster_name: big}\n  children:\n    etcd: {hosts: {\"e[1:3]\": }}\n    postgres: {hosts: {\"pg[1:1000]\": }}\n";
     let inventory = Folder::new(&[("big.yml", text)]).load(&[]);
     assert_eq!(inventory.hosts.len(), 1003);

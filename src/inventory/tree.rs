@@ -262,13 +262,7 @@ fn no_tree(document: &Document, root: &Node<'_>) -> Diagnostic {
             .label("the file is empty")
             .help(EXAMPLE);
     }
-    let ini = document.text().lines().any(|line| line.starts_with('[') && line.trim_end().ends_with(']'));
     let diagnostic = root.error("this is not an inventory").label("expected `all:` with groups below it");
-    if ini {
-        let convert =
-            "this looks like Ansible's INI form; `ansible-inventory -i FILE --list --yaml` converts it";
-        return diagnostic.help(convert);
-    }
     diagnostic.help(EXAMPLE)
 }
 

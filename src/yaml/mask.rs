@@ -8,7 +8,7 @@ pub fn is_secret_key(key: &str) -> bool {
         .any(|word| key.ends_with(word))
 }
 
-/// The text with `***` for the values of secret keys. Columns stay where they are.
+/// The text with `***` for the values of secret keys. What follows in the line stays in its column.
 pub(super) fn cover_secrets(text: &str) -> String {
     text.split_inclusive('\n').map(cover_line).collect()
 }
@@ -35,7 +35,11 @@ fn cover_line(line: &str) -> String {
         }
         index = end.max(index);
     }
-    shown.into_iter().collect()
+    let shown: String = shown.into_iter().collect();
+    match shown.trim_end_matches(['\n', '\r']) {
+        body if body == line.trim_end_matches(['\n', '\r']) => shown,
+        body => format!("{}{}", body.trim_end(), &shown[body.len()..]),
+    }
 }
 
 fn key_before(characters: &[char], colon: usize) -> String {
@@ -68,7 +72,7 @@ mod tests {
     #[test]
     fn covers_values_and_keeps_columns() {
         for (text, shown) in [
-            ("superuser_password: hunter2\n", "superuser_password: ***    \n"),
+            ("superuser_password: hunter2\n", "superuser_password: ***\n"),
             ("vars: {rewind_password: \"a, b\", ttl: 5}", "vars: {rewind_password: ***   , ttl: 5}"),
             ("ansible_become_password: x", "ansible_become_password: *"),
             ("password_encryption: scram-sha-256\n", "password_encryption: scram-sha-256\n"),

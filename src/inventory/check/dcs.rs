@@ -7,11 +7,10 @@ pub(super) fn check(subject: &Subject<'_>, wrong: &mut Diagnostics) {
     let chosen = subject.text("dcs").unwrap_or("etcd");
     let other = if chosen == "etcd" { "zookeeper" } else { "etcd" };
     if subject.size(chosen) == 0 {
-        let message = format!("no host is in the group `{chosen}`, which `dcs` says holds the leader's lock");
-        let diagnostic = match subject.drafts.values().any(|draft| draft.vars.contains_key("dcs")) {
-            true => subject.about("dcs", message),
-            false => subject.at_group(chosen, message),
-        };
+        let set = subject.drafts.values().any(|draft| draft.vars.contains_key("dcs"));
+        let why = if set { "which `dcs` says holds" } else { "which would hold" };
+        let message = format!("no host is in the group `{chosen}`, {why} the leader's lock");
+        let diagnostic = if set { subject.about("dcs", message) } else { subject.at_group(chosen, message) };
         let help = match subject.size(other) {
             0 => format!("name one, three or five machines below `children: {{{chosen}: {{hosts: ...}}}}`"),
             _ => format!("the inventory has hosts in `{other}`: set `dcs: {other}`, or leave `dcs` out"),
@@ -39,7 +38,7 @@ fn odd_members(subject: &Subject<'_>, group: &str, wrong: &mut Diagnostics) {
         wrong.push(
             subject
                 .at_group(group, message)
-                .label(format!("{members} survive {survives} {failures}, as {} do", members - 1))
+                .label(format!("{members} survive {survives} {failures}, the same as {}", members - 1))
                 .help(format!("use {} or {}; a small machine is enough for one", members - 1, members + 1)),
         );
     } else if members > 7 {
