@@ -66,7 +66,10 @@ fn explain(text: &str, message: String, position: Option<Position>) -> Wrong {
     let help = if line.chars().take(position.1).any(|c| c == '\t') {
         Some("indent with spaces; YAML does not allow tabs".to_owned())
     } else if message.contains("did not find expected ','") {
-        Some("within `{ }` and `[ ]`, quote texts that contain one of [ ] { } , and close each bracket".to_owned())
+        Some(
+            "within `{ }` and `[ ]`, quote texts that contain one of [ ] { } , and close each bracket"
+                .to_owned(),
+        )
     } else if message.contains("did not find expected") || message.contains("mapping values are not allowed")
     {
         Some(

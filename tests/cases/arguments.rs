@@ -19,4 +19,3 @@ fn wrong_arguments_are_explained() {
 fn shlex_split(line: &str) -> Vec<String> {
     shlex::split(line.trim()).expect("closed quotes")
 }
-

@@ -137,9 +137,10 @@ pub(super) fn groups(tree: &Tree, wrong: &mut Diagnostics) {
     }
     if tree.hosts.is_empty() && suspects.is_empty() && !wrong.has_errors() {
         wrong.push(match tree.groups.get("all") {
-            Some(all) => {
-                all.origin.key_error("the inventory has no hosts").help("`pgfleet init` writes one to start from")
-            }
+            Some(all) => all
+                .origin
+                .key_error("the inventory has no hosts")
+                .help("`pgfleet init` writes one to start from"),
             None => Diagnostic::error("the inventory has no hosts"),
         });
     }
