@@ -1,6 +1,9 @@
 //! Streaming, promotion, divergence and rewinds.
 
-use pgfleet::agent::postgres::{DataDir, Divergence, Existing, Followed, Process, Role, StopMode};
+use pgfleet::{
+    agent::postgres::{Credentials, DataDir, Divergence, Existing, Followed, Process, Role, StopMode},
+    model::Secret,
+};
 
 use super::support::PATIENCE;
 
@@ -20,11 +23,12 @@ as_postgres!(a_diverged_primary_comes_back_by_a_rewind, async |lab| {
     assert_eq!(old.server.observe().await.process, Process::Crashed);
     assert_eq!(new.server.promote(PATIENCE).await.expect("a promotion"), 2);
     new.execute("INSERT INTO events VALUES ('kept')").await;
-    new.server.checkpoint().await.expect("a checkpoint");
 
     let divergence = old.server.divergence(&at_new).await.expect("an answer");
     assert!(matches!(divergence, Divergence::Unknown | Divergence::Diverged { .. }), "{divergence:?}");
-    old.server.rewind(&at_new, PATIENCE).await.expect("a rewind");
+    let (rewound, checkpoint) = tokio::join!(old.server.rewind(&at_new, PATIENCE), new.server.checkpoint());
+    checkpoint.expect("a checkpoint");
+    rewound.expect("a rewind");
     let slots = ["old".to_owned()].into();
     new.server.sync_slots(&slots, |_| false).await.expect("a slot");
     old.start(Role::Standby { upstream: Some(new.upstream(Some("old"))) }).await;
@@ -47,8 +51,10 @@ as_postgres!(after_an_orderly_switch_the_old_primary_just_follows, async |lab| {
     new.server.promote(PATIENCE).await.expect("a promotion");
     assert_eq!(old.server.divergence(&new.upstream(None)).await.expect("an answer"), Divergence::Behind);
     old.start(Role::Standby { upstream: Some(new.upstream(None)) }).await;
-    let facts = old.streams().await;
-    assert_eq!(facts.session.expect("a session").timeline, 2);
+    // It streams the rest of its own timeline first, if only for a moment.
+    old.until("timeline 2", |facts| facts.session.as_ref().is_some_and(|session| session.timeline == 2))
+        .await;
+    old.catches_up_with(&new).await;
 });
 
 as_postgres!(a_standby_changes_its_upstream_without_a_restart, async |lab| {
@@ -111,9 +117,8 @@ as_postgres!(a_copy_that_fails_leaves_what_was_there, async |lab| {
         panic!("no cluster")
     };
     assert_eq!(copied, system_identifier);
-    let names: Vec<_> =
-        std::fs::read_dir(&other.folder).expect("a folder").flatten().map(|e| e.file_name()).collect();
-    assert!(!names.iter().any(|name| name == "data.new" || name == "data.old"), "{names:?}");
+    other.until("nothing left beside the data", |_| !other.folder.join("data.new").exists()).await;
+    assert!(!other.folder.join("data.old").exists());
 });
 
 as_postgres!(slots_are_made_and_dropped_as_wanted, async |lab| {
@@ -129,4 +134,37 @@ as_postgres!(slots_are_made_and_dropped_as_wanted, async |lab| {
     let names: Vec<String> = primary.session().await.slots.into_iter().map(|slot| slot.name).collect();
     assert_eq!(names, ["standby", "of_somebody_else"]);
     let _ = standby;
+});
+
+as_postgres!(a_change_of_the_replication_role_reaches_the_walreceiver, async |lab| {
+    let primary = lab.primary("primary").await;
+    let standby = lab.standby("standby", &primary).await;
+    let role = Credentials { username: "streamer".to_owned(), password: Some(Secret::new("new password")) };
+    for node in [&primary, &standby] {
+        let mut settings = (*node.server.settings()).clone();
+        settings.replication = role.clone();
+        settings.hba.push("host replication streamer 127.0.0.1/32 scram-sha-256".to_owned());
+        node.server.update(settings);
+    }
+    primary.server.bootstrap_roles().await.expect("roles");
+    for node in [&primary, &standby] {
+        let reconfigured = node.server.reconfigure((*node.server.settings()).clone()).await;
+        assert!(reconfigured.expect("reconfigured").reloaded);
+    }
+    standby.streams().await;
+    let user = "SELECT string_agg(usename, ',') FROM pg_stat_replication WHERE state = 'streaming'";
+    let begun = std::time::Instant::now();
+    while primary
+        .client()
+        .await
+        .query_one(user, &[])
+        .await
+        .expect("senders")
+        .get::<_, Option<String>>(0)
+        .as_deref()
+        != Some("streamer")
+    {
+        assert!(begun.elapsed() < PATIENCE, "{}", standby.log());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 });

@@ -1,8 +1,15 @@
 //! A new cluster: initdb, then the roles that replication works with.
 
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, time::Duration};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{Credentials, Error, Server, clone, configure, files, scram, tools};
+use crate::model::Secret;
 
 /// Limit of an `initdb`: seconds, unless the disk is very slow.
 const INITDB_LIMIT: Duration = Duration::from_secs(300);
@@ -39,21 +46,13 @@ impl Server {
                 None => format!("--{name}"),
             });
         }
-        let password_file = files::beside(&settings.pgpass, ".initdb");
+        let password_file = PasswordFile(files::beside(&settings.pgpass, ".initdb"));
         if let Some(password) = &superuser.password {
-            let write = || {
-                files::remove(&password_file)?;
-                let mut file =
-                    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&password_file)?;
-                file.write_all(password.expose().as_bytes())
-            };
-            write().map_err(Error::file("cannot write", &password_file))?;
-            command.arg("--pwfile").arg(&password_file);
+            password_file.write(password).map_err(Error::file("cannot write", &password_file.0))?;
+            command.arg("--pwfile").arg(&password_file.0);
         }
-        let result = tools::run(command, "initdb", INITDB_LIMIT).await;
-        let removed = files::remove(&password_file).map_err(Error::file("cannot remove", &password_file));
-        result?;
-        removed?;
+        tools::run(command, "initdb", INITDB_LIMIT).await?;
+        drop(password_file);
         target.finish().await
     }
 
@@ -115,6 +114,23 @@ impl Server {
         }
         changed.dedup();
         Ok(changed)
+    }
+}
+
+/// A password on disk for as long as `initdb` needs it, whatever becomes of that.
+struct PasswordFile(PathBuf);
+
+impl PasswordFile {
+    fn write(&self, password: &Secret) -> io::Result<()> {
+        files::remove(&self.0)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.0)?;
+        file.write_all(password.expose().as_bytes())
+    }
+}
+
+impl Drop for PasswordFile {
+    fn drop(&mut self) {
+        let _ = files::remove(&self.0);
     }
 }
 

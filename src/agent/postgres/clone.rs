@@ -1,15 +1,22 @@
 //! A copy of another server: `pg_basebackup` into a directory beside, then a rename.
 
 use std::{
+    ffi::CString,
     fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, MetadataExt},
+    },
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use tokio::io::AsyncReadExt;
 
-use super::{Error, Server, Upstream, configure, data_dir, files, follow, tools};
+use super::{
+    DataDir, Error, Server, Upstream, configure, data_dir, files, follow, lifecycle, tools,
+    walsender::Walsender,
+};
 
 /// How far a base backup is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +51,10 @@ impl Server {
         }
         self.clear_remains().await?;
         configure::write_pgpass(&settings)?;
+        // Nothing is touched before the source is known to be alive and to let us in.
+        let mut walsender = Walsender::connect(upstream, &settings.replication).await?;
+        walsender.identify_system().await?;
+        walsender.close().await;
         let target = Target::prepare(&settings.data_dir, existing)?;
         let mut command = tools::command(&settings.tool("pg_basebackup"));
         command.env("LC_ALL", "C").arg("--pgdata").arg(target.path());
@@ -85,6 +96,8 @@ impl Server {
         if !status.success() {
             return Err(tools::failure("pg_basebackup", status.to_string(), &said));
         }
+        // Whoever starts it by accident gets a standby that waits, not a second primary.
+        lifecycle::set_signal_file(target.path(), true)?;
         target.finish().await?;
         self.remember(|memory| *memory = Default::default());
         Ok(())
@@ -123,8 +136,7 @@ pub(super) struct Target {
 
 impl Target {
     pub fn prepare(data_dir: &Path, existing: Existing) -> Result<Target, Error> {
-        let occupied =
-            !matches!(data_dir::look(data_dir), Err(data_dir::DataDir::Missing | data_dir::DataDir::Empty));
+        let occupied = !matches!(data_dir::look(data_dir), DataDir::Missing | DataDir::Empty);
         if occupied && existing == Existing::Refuse {
             return Err(Error::NotEmpty { data_dir: data_dir.to_owned() });
         }
@@ -147,28 +159,38 @@ impl Target {
     pub async fn finish(mut self) -> Result<(), Error> {
         self.finished = true;
         let Some(staging) = self.staging.clone() else { return Ok(()) };
-        let data_dir = self.data_dir.clone();
-        let old = files::beside(&data_dir, ".old");
-        let swap = || -> io::Result<bool> {
-            remove_tree(&old)?;
-            let replaced = match fs::rename(&data_dir, &old) {
-                Ok(()) => true,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-                Err(error) => return Err(error),
-            };
-            fs::rename(&staging, &data_dir)?;
-            files::sync_parent(&data_dir)?;
-            Ok(replaced)
-        };
-        let replaced = swap().map_err(Error::file("cannot replace", &data_dir))?;
-        let _ = files::remove(&files::beside(&data_dir, data_dir::REWINDING));
-        if replaced {
-            // It may be large, and nothing waits for it.
-            let removal = tokio::task::spawn_blocking(move || remove_tree(&old));
-            let _ = removal.await;
-        }
+        swap(&staging, &self.data_dir).map_err(Error::file("cannot replace", &self.data_dir))?;
+        let _ = files::remove(&files::beside(&self.data_dir, data_dir::REWINDING));
+        // What was there before may be large, and nothing waits for it to go.
+        tokio::task::spawn_blocking(move || remove_tree(&staging));
         Ok(())
     }
+}
+
+/// Puts `new` at `path`, and what was there, if anything, at `new`. In one step where the file system
+/// can: then there is a complete cluster at `path` at every moment.
+fn swap(new: &Path, path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        fs::rename(new, path)?;
+    } else if exchange(new, path).is_err() {
+        let old = files::beside(path, ".old");
+        remove_tree(&old)?;
+        fs::rename(path, &old)?;
+        fs::rename(new, path)?;
+        fs::rename(&old, new)?;
+    }
+    files::sync_parent(path)
+}
+
+fn exchange(first: &Path, second: &Path) -> io::Result<()> {
+    let (first, second) =
+        (CString::new(first.as_os_str().as_bytes())?, CString::new(second.as_os_str().as_bytes())?);
+    let here = libc::AT_FDCWD;
+    // SAFETY: two paths that end in NUL and outlive the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_renameat2, here, first.as_ptr(), here, second.as_ptr(), libc::RENAME_EXCHANGE)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Drop for Target {

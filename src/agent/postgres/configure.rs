@@ -61,7 +61,8 @@ impl Server {
             return Ok(Reconfigured::default());
         }
         let plan = self.plan(None).await?;
-        let changed = self.write_files(&self.orders()?, &plan)?;
+        let orders = self.orders()?.with_role_of(&self.settings());
+        let changed = self.write_files(&orders, &plan)?;
         if changed {
             self.reload_and_wait().await?;
         }
@@ -230,7 +231,8 @@ fn render_orders(orders: &Orders) -> String {
 
 fn parse_orders(text: &str) -> Orders {
     let mut orders = Orders::default();
-    let Some((_, lines)) = text.split_once(ORDERS) else { return orders };
+    // Without the mark the file is another agent's: what it says of these is in force all the same.
+    let lines = text.split_once(ORDERS).map_or(text, |(_, lines)| lines);
     for (name, value) in lines.lines().filter_map(|line| line.split_once(" = ")) {
         match (name, unquoted(value)) {
             ("primary_conninfo", value) => orders.primary_conninfo = value,

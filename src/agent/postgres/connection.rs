@@ -84,6 +84,13 @@ impl Server {
 
 /// Connects as the superuser: through the Unix socket, else over TCP.
 async fn connect(settings: &Settings, database: &str) -> Result<Client, Error> {
+    // Nothing that the agent does is worth a line in a log of statements, least of all its roles; and
+    // messages that are compared have to be in one language.
+    let options = format!(
+        "-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic \
+         -c lc_messages=C -c search_path=pg_catalog -c statement_timeout={}",
+        settings.query_timeout.as_millis()
+    );
     let mut failures = Vec::new();
     for at in settings
         .socket()
@@ -98,8 +105,7 @@ async fn connect(settings: &Settings, database: &str) -> Result<Client, Error> {
             .user(&settings.superuser.username)
             .dbname(database)
             .application_name("pgfleet")
-            // Nothing that the agent does is worth a line in a log of statements, least of all roles.
-            .options("-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic -c search_path=pg_catalog")
+            .options(&options)
             .connect_timeout(settings.query_timeout);
         if let Some(password) = &settings.superuser.password {
             config.password(password.expose());

@@ -1,8 +1,12 @@
 //! What is in the data directory.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+};
 
-use super::{ControlData, Error, Server, tools};
+use super::{ControlData, Error, Server, files, tools};
 use crate::model::PgMajor;
 
 /// State of the data directory.
@@ -24,8 +28,19 @@ pub enum DataDir {
 /// The marker of a rewind under way. While it is there, the data is neither the old history nor the new.
 pub(super) const REWINDING: &str = ".rewinding";
 
-/// What can be told without running a program: `Ok(major)` when it looks like a cluster.
-pub(super) fn look(path: &Path) -> Result<PgMajor, DataDir> {
+/// What can be told without running a program.
+pub(super) fn look(path: &Path) -> DataDir {
+    let unusable = |why: String| DataDir::Unusable { why };
+    match cluster(path) {
+        Ok(_) if files::beside(path, REWINDING).exists() => {
+            unusable("a rewind was cut short: neither history is complete".to_owned())
+        }
+        Ok((system_identifier, major)) => DataDir::Initialised { system_identifier, major },
+        Err(state) => state,
+    }
+}
+
+fn cluster(path: &Path) -> Result<(String, PgMajor), DataDir> {
     let unusable = |why: String| DataDir::Unusable { why };
     let mut entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -44,13 +59,14 @@ pub(super) fn look(path: &Path) -> Result<PgMajor, DataDir> {
     let number: u16 =
         version.trim().parse().map_err(|_| unusable(format!("is of version `{}`", version.trim())))?;
     let major = PgMajor::try_from(number).map_err(|error| unusable(error.to_string()))?;
-    // A base backup writes it last.
-    if !path.join("global/pg_control").exists() {
-        return Err(unusable(
-            "has no global/pg_control: an initialisation or a copy was cut short".to_owned(),
-        ));
-    }
-    Ok(major)
+    // A base backup writes it last. It begins with the system identifier, in every version.
+    let mut system_identifier = [0; 8];
+    fs::File::open(path.join("global/pg_control"))
+        .and_then(|mut file| file.read_exact(&mut system_identifier))
+        .map_err(|error| {
+            unusable(format!("has no readable global/pg_control ({error}): it was cut short"))
+        })?;
+    Ok((u64::from_ne_bytes(system_identifier).to_string(), major))
 }
 
 fn only_lost_and_found(path: &Path) -> bool {

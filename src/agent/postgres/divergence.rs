@@ -106,6 +106,7 @@ impl Server {
             return Ok(Divergence::OtherCluster);
         }
         let history = walsender.timeline_history(system.timeline).await?;
+        walsender.close().await;
         Ok(compare(local, system.end, &history))
     }
 }

@@ -79,8 +79,57 @@ pub(super) fn conninfo(upstream: &Upstream, settings: &Settings) -> String {
     ])
 }
 
+/// Where a connection string leads; `None` when it has no host or no readable port.
+pub(super) fn host_and_port(conninfo: &str) -> Option<(String, u16)> {
+    let (mut host, mut port) = (None, Some(5432));
+    let mut rest = conninfo.trim_start();
+    while let Some((name, after)) = rest.split_once('=') {
+        let (mut value, mut quoted, mut end) = (String::new(), false, after.len());
+        let mut characters = after.char_indices();
+        while let Some((at, c)) = characters.next() {
+            match c {
+                '\\' => value.extend(characters.next().map(|(_, c)| c)),
+                '\'' => quoted = !quoted,
+                c if c.is_whitespace() && !quoted => {
+                    end = at;
+                    break;
+                }
+                c => value.push(c),
+            }
+        }
+        match name.trim() {
+            "host" => host = Some(value),
+            "port" => port = value.parse().ok(),
+            _ => {}
+        }
+        rest = after[end..].trim_start();
+    }
+    Some((host.filter(|host| !host.is_empty())?, port?))
+}
+
 /// A connection string: every value quoted.
 pub(super) fn pairs(pairs: &[(&str, &str)]) -> String {
     let quoted = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
     pairs.iter().map(|(name, value)| format!("{name}='{}'", quoted(value))).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_string_tells_where_it_leads() {
+        let found = |text: &str| host_and_port(text);
+        assert_eq!(
+            found("user=r passfile='/a b' host=10.0.0.2 port=5433"),
+            Some(("10.0.0.2".to_owned(), 5433))
+        );
+        assert_eq!(found("host='pg1'"), Some(("pg1".to_owned(), 5432)));
+        for text in ["", "user=x", "host=a port=b"] {
+            assert_eq!(found(text), None, "{text}");
+        }
+        let settings = Settings::of_test();
+        let upstream = Upstream { host: r"it's a \ host".to_owned(), port: 1, slot: None };
+        assert_eq!(found(&conninfo(&upstream, &settings)), Some((upstream.host, 1)));
+    }
 }

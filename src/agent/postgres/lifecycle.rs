@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    ControlData, Error, Postmaster, Role, Server, Started,
+    ControlData, DataDir, Error, Postmaster, Role, Server, Started,
     configure::Orders,
     data_dir, files,
     parameters::Plan,
@@ -21,6 +21,8 @@ use super::{
 
 /// How often the pid file is read while a postmaster comes up.
 const POLL: Duration = Duration::from_millis(10);
+/// How long a postmaster that is not even in its pid file may take beyond our patience.
+const HUNG: Duration = Duration::from_secs(10);
 /// What each stage of an escalation gets: SIGQUIT first, then SIGKILL.
 const ESCALATION: Duration = Duration::from_millis(300);
 
@@ -67,9 +69,12 @@ impl Server {
         if let Some(postmaster) = self.adopt() {
             return Err(Error::AlreadyRunning { data_dir: settings.data_dir.clone(), pid: postmaster.pid() });
         }
-        if let Err(state) = data_dir::look(&settings.data_dir) {
-            let what = format!("no cluster to start: {state:?}");
-            return Err(Error::Unexpected { path: settings.data_dir.clone(), what });
+        match data_dir::look(&settings.data_dir) {
+            DataDir::Initialised { .. } => {}
+            state => {
+                let what = format!("no cluster to start: {state:?}");
+                return Err(Error::Unexpected { path: settings.data_dir.clone(), what });
+            }
         }
         self.clear_remains().await?;
         let control = self.control_data().await?;
@@ -148,6 +153,10 @@ impl Server {
                 // Somebody has to take its exit status, or it stays behind as a zombie.
                 tokio::spawn(async move { child.wait().await });
                 return Ok(Started { postmaster, accepting, unknown_parameters: plan.unknown.clone() });
+            }
+            if begun.elapsed() >= patience + HUNG {
+                let _ = child.kill().await;
+                return Err(self.start_failure("it wrote no pid file and was ended".to_owned(), offset));
             }
             sleep(POLL).await;
         }

@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use super::{
     ClusterState, ControlData, DataDir, Error, Facts, Process, Receiver, Server, Session,
     configure::Orders,
-    connection, data_dir, files,
+    connection, data_dir,
     process::{PidFile, Readiness},
 };
 use crate::model::{Lsn, Timeline};
@@ -56,10 +56,11 @@ impl Server {
     /// Looks at everything. It takes at most `query_timeout` and a little; what cannot be seen in that
     /// time is missing from the facts.
     pub async fn observe(&self) -> Facts {
-        let settings = self.settings();
-        let major = match data_dir::look(&settings.data_dir) {
-            Ok(major) => major,
-            Err(data) => return Facts { data, control: None, process: Process::Stopped, session: None },
+        let data = data_dir::look(&self.settings().data_dir);
+        let DataDir::Initialised { .. } = data else {
+            // Whatever is left of a server there, a postmaster may still be running.
+            let process = if self.adopt().is_some() { Process::Unresponsive } else { Process::Stopped };
+            return Facts { data, control: None, process, session: None };
         };
         let (process, session) = self.look_at_process().await;
         let remembered = self.remember(|memory| memory.control.clone());
@@ -77,12 +78,6 @@ impl Server {
         let process = match (process, &control) {
             (Process::Stopped, Some(control)) if self.crashed(control) => Process::Crashed,
             _ => process,
-        };
-        let data = if files::beside(&settings.data_dir, data_dir::REWINDING).exists() {
-            DataDir::Unusable { why: "a rewind was cut short: neither history is complete".to_owned() }
-        } else {
-            let system_identifier = control.as_ref().map(|control| control.system_identifier.clone());
-            DataDir::Initialised { system_identifier: system_identifier.unwrap_or_default(), major }
         };
         Facts { data, control, process, session }
     }

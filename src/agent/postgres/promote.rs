@@ -46,6 +46,13 @@ impl Server {
 }
 
 impl Orders {
+    /// These orders, with the replication role and member name of `settings`, which may have changed.
+    pub(super) fn with_role_of(self, settings: &super::Settings) -> Orders {
+        let Some((host, port)) = super::follow::host_and_port(&self.primary_conninfo) else { return self };
+        let slot = Some(self.primary_slot_name.clone()).filter(|slot| !slot.is_empty());
+        self.following(Some(&super::Upstream { host, port, slot }), settings)
+    }
+
     /// These orders, with another upstream.
     pub(super) fn following(
         mut self,

@@ -1,8 +1,11 @@
 //! Taking a diverged server back to the history of another one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Error, Server, Upstream, configure, data_dir, files, follow, lifecycle, tools};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::NoTls;
+
+use super::{Error, Server, Upstream, configure, data_dir, error::reason, files, follow, lifecycle, tools};
 
 impl Server {
     /// Runs `pg_rewind` against `upstream`, which has to be a primary that has written a checkpoint
@@ -21,6 +24,8 @@ impl Server {
         let plan = self.plan(None).await?;
         self.write_files(&orders, &plan)?;
 
+        let begun = Instant::now();
+        self.await_checkpoint(upstream, limit).await?;
         let role = settings.rewind_role();
         let source = follow::pairs(&[
             ("host", &upstream.host),
@@ -39,17 +44,56 @@ impl Server {
         {
             command.arg("--restore-target-wal");
         }
+        if settings.config_dir.is_some() {
+            command.arg("--config-file").arg(settings.config_dir().join("postgresql.conf"));
+        }
         let marker = files::beside(&settings.data_dir, data_dir::REWINDING);
         let marked = files::write(&marker, "", 0o600).is_ok();
-        let result = tools::run(command, "pg_rewind", limit).await;
+        let result = tools::run(command, "pg_rewind", limit.saturating_sub(begun.elapsed())).await;
         if marked && !result.as_ref().is_err_and(may_have_written) {
             files::remove(&marker).map_err(Error::file("cannot remove", &marker))?;
         }
         self.remember(|memory| memory.control = None);
+        // Whoever starts it by accident gets a standby that waits, not a second primary.
+        lifecycle::set_signal_file(&settings.data_dir, true)?;
         result?;
         // What came with the upstream's files is the upstream's configuration.
         self.write_files(&orders, &plan)?;
         Ok(())
+    }
+
+    /// Waits until `upstream` has written a checkpoint on its timeline. Before 16, `pg_rewind` reads the
+    /// timeline from the control file, which a promotion leaves to the next checkpoint: it would find
+    /// nothing to do.
+    async fn await_checkpoint(&self, upstream: &Upstream, limit: Duration) -> Result<(), Error> {
+        let settings = self.settings();
+        let at = format!("{}:{}", upstream.host, upstream.port);
+        let role = settings.rewind_role();
+        let mut config = tokio_postgres::Config::new();
+        config.host(&upstream.host).port(upstream.port).user(&role.username).dbname("postgres");
+        config.application_name(settings.name.as_str()).connect_timeout(settings.query_timeout);
+        if let Some(password) = &role.password {
+            config.password(password.expose());
+        }
+        let wait = async {
+            let connected = config.connect(NoTls).await;
+            let (client, connection) =
+                connected.map_err(|error| Error::Connect { at: at.clone(), why: reason(&error) })?;
+            tokio::spawn(connection);
+            let query = "SELECT CASE WHEN pg_is_in_recovery() THEN true
+                                ELSE (SELECT timeline_id FROM pg_control_checkpoint())
+                                   = ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END";
+            loop {
+                let row = client.query_one(query, &[]).await;
+                if row.map_err(Error::sql("asking for the upstream's checkpoint"))?.get(0) {
+                    return Ok(());
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let late =
+            Error::Timeout { what: "waiting for a checkpoint of the upstream after its promotion", limit };
+        timeout(limit, wait).await.unwrap_or(Err(late))
     }
 }
 

@@ -88,6 +88,15 @@ impl Walsender {
         Ok(History::parse(timeline, &content))
     }
 
+    /// Says good-bye, so that the server's log has no complaint.
+    pub async fn close(mut self) {
+        let goodbye = self.send(|buffer| {
+            frontend::terminate(buffer);
+            Ok(())
+        });
+        let _ = timeout(STEP_LIMIT, goodbye).await;
+    }
+
     fn error(&self, why: impl Into<String>) -> Error {
         Error::Upstream { at: self.at.clone(), why: why.into() }
     }
