@@ -46,6 +46,11 @@ impl Translation {
         source + (offset - out.min(offset)).min(room)
     }
 
+    /// The names of the variables that the text reads.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.uses.iter().map(|used| used.name.as_str())
+    }
+
     /// Whether two offsets in the original lie in the same `{{ }}` or `{% %}`.
     pub fn same_block(&self, one: usize, other: usize) -> bool {
         self.blocks.iter().any(|block| block.contains(&one) && block.contains(&other))

@@ -37,6 +37,7 @@ pub(super) const FILTERS: &[&str] = &[
     "int",
     "intersect",
     "ipaddr",
+    "ipwrap",
     "items",
     "items2dict",
     "join",
@@ -199,6 +200,10 @@ pub(super) fn register(tera: &mut Tera) {
     });
     tera.register_filter("ipaddr", |value: &str, args: Kwargs, _: &State| {
         ipaddr(value, args.get::<&str>("query")?.unwrap_or(""))
+    });
+    // An IPv6 address in a URL stands in brackets.
+    tera.register_filter("ipwrap", |value: &str, _: Kwargs, _: &State| {
+        if value.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{value}]") } else { value.to_owned() }
     });
     lists::register(tera);
     register_tests(tera);

@@ -18,6 +18,7 @@ use files::Files;
 use place::{Complaint, Origin, explain, undefined_variable};
 use serde_json::{Map, Value};
 use std::{
+    borrow::Cow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -97,7 +98,8 @@ impl Templates {
     /// Renders a template file. The error names file, line and column within the template.
     pub fn render_file(&self, name: &str, vars: &Map<String, Value>) -> Result<String, Diagnostic> {
         let file = self.files.compiled(&self.base, name)?;
-        let context = self.context(file.names(), vars)?;
+        let nowhere = Location::new(name, 1, 1);
+        let context = self.context(file.names(), Within { vars, at: &nowhere, depth: 0 })?;
         let known = self.known(vars);
         file.refuse_undefined_conditions(&known)?;
         file.render(&context, &known)
@@ -105,10 +107,7 @@ impl Templates {
 
     /// Renders a text. `at` is where its author wrote it.
     pub fn render(&self, text: &str, vars: &Map<String, Value>, at: &Location) -> Result<String, Diagnostic> {
-        if !is_template(text) {
-            return Ok(text.to_owned());
-        }
-        self.render_translated(&translate(text), text, vars, at)
+        self.text(text, Within { vars, at, depth: 0 })
     }
 
     /// Renders every text within a value. A text that is exactly one `{{ expression }}` becomes the
@@ -120,25 +119,7 @@ impl Templates {
         vars: &Map<String, Value>,
         at: &Location,
     ) -> Result<Value, Diagnostic> {
-        match value {
-            Value::String(text) => self.text_value(text, vars, at),
-            Value::Array(list) => {
-                let rendered: Result<Vec<Value>, Diagnostic> =
-                    list.iter().map(|item| self.value(item, vars, at)).collect();
-                Ok(Value::Array(rendered?.into_iter().filter(|item| !is_omitted(item)).collect()))
-            }
-            Value::Object(map) => {
-                let mut rendered = Map::with_capacity(map.len());
-                for (key, value) in map {
-                    let value = self.value(value, vars, at)?;
-                    if !is_omitted(&value) {
-                        rendered.insert(self.render(key, vars, at)?, value);
-                    }
-                }
-                Ok(Value::Object(rendered))
-            }
-            other => Ok(other.clone()),
-        }
+        self.deep_value(value, Within { vars, at, depth: 0 })
     }
 
     /// Whether an expression such as a `when` holds. Texts that say neither yes nor no are an error.
@@ -148,18 +129,19 @@ impl Templates {
         vars: &Map<String, Value>,
         at: &Location,
     ) -> Result<bool, Diagnostic> {
+        let within = Within { vars, at, depth: 0 };
         let value = match expression.trim() {
             "true" | "True" => return Ok(true),
             "false" | "False" => return Ok(false),
             // Ansible lets people write `{{ }}` around a condition, with a warning.
-            other if translate(other).lone.is_some() => self.text_value(other, vars, at)?,
+            other if translate(other).lone.is_some() => self.text_value(other, within)?,
             other => {
                 let text = braced(other);
                 let mut translation = translate(&text);
                 for used in &mut translation.uses {
                     used.in_condition = true;
                 }
-                self.native(&translation, &text, vars, at).map_err(|wrong| unbraced(wrong, other, at))?
+                self.native(&translation, &text, within).map_err(|wrong| unbraced(wrong, other, at))?
             }
         };
         data::truth(&value).map_err(|error| {
@@ -171,26 +153,49 @@ impl Templates {
         })
     }
 
-    fn text_value(&self, text: &str, vars: &Map<String, Value>, at: &Location) -> Result<Value, Diagnostic> {
+    fn deep_value(&self, value: &Value, within: Within<'_>) -> Result<Value, Diagnostic> {
+        match value {
+            Value::String(text) => self.text_value(text, within),
+            Value::Array(list) => {
+                let rendered: Result<Vec<Value>, Diagnostic> =
+                    list.iter().map(|item| self.deep_value(item, within)).collect();
+                Ok(Value::Array(rendered?.into_iter().filter(|item| !is_omitted(item)).collect()))
+            }
+            Value::Object(map) => {
+                let mut rendered = Map::with_capacity(map.len());
+                for (key, value) in map {
+                    let value = self.deep_value(value, within)?;
+                    if !is_omitted(&value) {
+                        rendered.insert(self.text(key, within)?, value);
+                    }
+                }
+                Ok(Value::Object(rendered))
+            }
+            other => Ok(other.clone()),
+        }
+    }
+
+    fn text(&self, text: &str, within: Within<'_>) -> Result<String, Diagnostic> {
+        if !is_template(text) {
+            return Ok(text.to_owned());
+        }
+        self.translated(&translate(text), text, within)
+    }
+
+    fn text_value(&self, text: &str, within: Within<'_>) -> Result<Value, Diagnostic> {
         if !is_template(text) {
             return Ok(Value::String(text.to_owned()));
         }
         let translation = translate(text);
         if translation.lone.is_some() {
-            self.native(&translation, text, vars, at)
+            self.native(&translation, text, within)
         } else {
-            self.render_translated(&translation, text, vars, at).map(Value::String)
+            self.translated(&translation, text, within).map(Value::String)
         }
     }
 
     /// The value of a lone expression.
-    fn native(
-        &self,
-        translation: &Translation,
-        text: &str,
-        vars: &Map<String, Value>,
-        at: &Location,
-    ) -> Result<Value, Diagnostic> {
+    fn native(&self, translation: &Translation, text: &str, within: Within<'_>) -> Result<Value, Diagnostic> {
         let lone = translation.lone.clone().unwrap_or(0..text.len());
         let wrapped = format!(
             "{{{{ ({}) | {} }}}}",
@@ -200,33 +205,33 @@ impl Templates {
                 .trim_end_matches("}}"),
             filters::NATIVE
         );
-        self.refuse_undefined_conditions(translation, text, vars, at)?;
-        let context = self.context(translation.uses.iter().map(|used| used.name.as_str()), vars)?;
+        self.refuse_undefined_conditions(translation, text, within)?;
+        let context = self.context(translation.names(), within)?;
+        let known = || self.known(within.vars);
         match self.base.render_str(&wrapped, &context, false) {
             Ok(json) => serde_json::from_str(&json).map_err(|error| {
                 Diagnostic::error(format!("the value of `{}` can't be used: {error}", text.trim()))
-                    .at(at.clone())
+                    .at(within.at.clone())
             }),
             // Rendered as it was written, the error has the author's positions and the variable's name.
             Err(error) => match self.base.render_str(&translation.text, &context, false) {
-                Err(plain) => Err(self.complaint(&plain, translation, text, at, &self.known(vars))),
-                Ok(_) => Err(self.complaint(&error, translation, text, at, &self.known(vars))),
+                Err(plain) => Err(self.complaint(&plain, translation, text, within.at, &known())),
+                Ok(_) => Err(self.complaint(&error, translation, text, within.at, &known())),
             },
         }
     }
 
-    fn render_translated(
+    fn translated(
         &self,
         translation: &Translation,
         text: &str,
-        vars: &Map<String, Value>,
-        at: &Location,
+        within: Within<'_>,
     ) -> Result<String, Diagnostic> {
-        self.refuse_undefined_conditions(translation, text, vars, at)?;
-        let context = self.context(translation.uses.iter().map(|used| used.name.as_str()), vars)?;
+        self.refuse_undefined_conditions(translation, text, within)?;
+        let context = self.context(translation.names(), within)?;
         self.base
             .render_str(&translation.text, &context, false)
-            .map_err(|error| self.complaint(&error, translation, text, at, &self.known(vars)))
+            .map_err(|error| self.complaint(&error, translation, text, within.at, &self.known(within.vars)))
     }
 
     /// Tera takes an undefined variable in a condition for false. A typing mistake would pass unseen.
@@ -234,13 +239,11 @@ impl Templates {
         &self,
         translation: &Translation,
         text: &str,
-        vars: &Map<String, Value>,
-        at: &Location,
+        within: Within<'_>,
     ) -> Result<(), Diagnostic> {
-        let known = self.known(vars);
-        match undefined_in_condition(translation, &known) {
+        match undefined_in_condition(translation, &self.known(within.vars)) {
             Some(complaint) => {
-                let origin = Origin { text, at, file: self.files.source(&at.file) };
+                let origin = Origin { text, at: within.at, file: self.files.source(&within.at.file) };
                 Err(dress(&origin, complaint))
             }
             None => Ok(()),
@@ -273,17 +276,20 @@ impl Templates {
     fn context<'n>(
         &self,
         names: impl IntoIterator<Item = &'n str>,
-        vars: &Map<String, Value>,
+        within: Within<'_>,
     ) -> Result<Context, Diagnostic> {
         let mut context = Context::new();
         for name in names {
             if context.contains_key(name) {
                 continue;
             }
-            let value = match vars.get(name) {
-                Some(value) => data::tera(value).map_err(|error| {
-                    Diagnostic::error(format!("variable `{name}` can't be used in templates: {error}"))
-                })?,
+            let value = match within.vars.get(name) {
+                Some(value) => {
+                    let value = self.settled(name, value, within)?;
+                    data::tera(&value).map_err(|error| {
+                        Diagnostic::error(format!("variable `{name}` can't be used in templates: {error}"))
+                    })?
+                }
                 None => match self.shared.iter().find(|(known, _)| known == name) {
                     Some((_, value)) => value.clone(),
                     None if name == "omit" => tera::Value::from(OMIT),
@@ -295,6 +301,26 @@ impl Templates {
         Ok(context)
     }
 
+    /// A variable's value, where the value holds templates itself: rendered when it is used, as in Ansible.
+    /// What `register` stored is left alone: text that a command printed is not a template.
+    fn settled<'v>(
+        &self,
+        name: &str,
+        value: &'v Value,
+        within: Within<'_>,
+    ) -> Result<Cow<'v, Value>, Diagnostic> {
+        let registered = value.get("changed").is_some_and(Value::is_boolean);
+        if registered || !holds_template(value) {
+            return Ok(Cow::Borrowed(value));
+        }
+        if within.depth >= DEEPEST {
+            return Err(Diagnostic::error(format!("variable `{name}` is defined by itself"))
+                .help("its value leads back to it"));
+        }
+        let nowhere = Location::new(format!("variable {name}"), 1, 1);
+        self.deep_value(value, Within { at: &nowhere, depth: within.depth + 1, ..within }).map(Cow::Owned)
+    }
+
     /// Remembers the text of a file, so that complaints about templates in it can show the line. Files that
     /// are on disk are found without.
     pub fn remember(&mut self, file: &Path, text: Arc<str>) {
@@ -302,8 +328,28 @@ impl Templates {
     }
 }
 
+/// What a text is rendered with: variables, the place of the text, and how many variables led here.
+#[derive(Clone, Copy)]
+struct Within<'a> {
+    vars: &'a Map<String, Value>,
+    at: &'a Location,
+    depth: usize,
+}
+
 /// The name that Tera gives to a text without a name.
 const ONE_OFF: &str = "__tera_one_off";
+
+/// How deep variables may be defined by variables.
+const DEEPEST: usize = 12;
+
+fn holds_template(value: &Value) -> bool {
+    match value {
+        Value::String(text) => is_template(text),
+        Value::Array(list) => list.iter().any(holds_template),
+        Value::Object(map) => map.iter().any(|(key, value)| is_template(key) || holds_template(value)),
+        _ => false,
+    }
+}
 
 fn is_template(text: &str) -> bool {
     text.contains("{{") || text.contains("{%") || text.contains("{#")

@@ -48,7 +48,7 @@ impl Origin<'_> {
             return (self.at.clone(), false);
         };
         let wanted = line.trim();
-        for (index, candidate) in file.lines().enumerate().skip(self.at.line - 1).skip(number).take(4) {
+        for (index, candidate) in file.lines().enumerate().skip(self.at.line - 1).skip(number).take(FAR) {
             let skip = if index + 1 == self.at.line { self.at.column - 1 } else { 0 };
             let skipped = candidate.char_indices().nth(skip).map_or(candidate.len(), |(offset, _)| offset);
             if let Some(found) = candidate[skipped..].find(wanted) {
@@ -60,6 +60,9 @@ impl Origin<'_> {
         (self.at.clone(), false)
     }
 }
+
+/// How many lines below its task a text may stand.
+const FAR: usize = 400;
 
 fn floor(text: &str, mut offset: usize) -> usize {
     offset = offset.min(text.len());

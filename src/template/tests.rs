@@ -191,6 +191,19 @@ fn mistakes_name_the_place_and_the_nearest_word() {
 }
 
 #[test]
+fn variables_may_be_defined_by_variables() {
+    let mut vars = vars();
+    vars.insert("url".to_owned(), json!("http://{{ name }}:{{ port }}"));
+    vars.insert("deep".to_owned(), json!({"port": "{{ port }}", "urls": ["{{ url }}"]}));
+    vars.insert("circle".to_owned(), json!("{{ circle }}"));
+    vars.insert("printed".to_owned(), json!({"changed": false, "stdout": "{{ nonsense"}));
+    let value = |text: &str| templates().value(&json!(text), &vars, &at());
+    assert_eq!(value("{{ deep }}").unwrap(), json!({"port": 5432, "urls": ["http://pg1:5432"]}));
+    assert_eq!(value("{{ printed.stdout }}").unwrap(), json!("{{ nonsense"));
+    assert!(value("{{ circle }}").unwrap_err().message.contains("defined by itself"));
+}
+
+#[test]
 fn shared_variables_are_seen_and_overridden() {
     let mut templates = templates();
     templates.share(json!({"groups": {"etcd": ["e1"]}, "name": "shared"}).as_object().unwrap()).unwrap();
