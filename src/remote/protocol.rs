@@ -17,7 +17,15 @@ pub enum Request {
     Batch(Batch),
     /// Announces a content frame, the answer to [`Event::Need`].
     Content { digest: Digest },
-    /// Stop after the current step: the operator pressed Ctrl-C or another host failed.
+    /// Handlers that are owed, or no longer owed, by the engine's own judgement: where `changed_when` is an
+    /// expression, or where no playbook has the handler any more. Between batches; there is no answer.
+    Debts {
+        #[serde(default)]
+        owe: Vec<String>,
+        #[serde(default)]
+        settle: Vec<String>,
+    },
+    /// Stop after the current step: the operator pressed Ctrl-C or another host failed. The session ends.
     Cancel,
 }
 
@@ -69,8 +77,8 @@ pub struct Step {
 pub enum Event {
     /// The first message of a session.
     Hello(Hello),
-    /// Contents that the batch names and the target has nowhere. Sent once per batch, before its first
-    /// step, when anything is missing.
+    /// Contents that the batch names and the target has nowhere. Sent before a batch's first step when
+    /// anything is missing; once more, rarely, before a step whose file an earlier step has changed.
     Need {
         digests: Vec<Digest>,
     },

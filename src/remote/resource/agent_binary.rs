@@ -1,7 +1,17 @@
 //! The agent's executable.
 
-use crate::remote::arguments::Permissions;
+use super::placement::Placement;
+use crate::{
+    model::Digest,
+    remote::{
+        arguments::Permissions,
+        files,
+        host::{Context, Finding, Manage},
+        protocol::Failure,
+    },
+};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// `agent_binary`: the running executable, which is the agent as well, is installed at `dest`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,4 +33,34 @@ fn dest() -> String {
 
 fn mode() -> Permissions {
     Permissions(0o755)
+}
+
+impl AgentBinary {
+    fn placement(&self) -> Placement<'_> {
+        Placement {
+            path: &self.dest,
+            owner: self.owner.as_deref(),
+            group: self.group.as_deref(),
+            mode: Some(self.mode),
+            validate: None,
+        }
+    }
+
+    fn executable() -> Result<Vec<u8>, Failure> {
+        let path = Path::new("/proc/self/exe");
+        std::fs::read(path).map_err(|error| files::explain("read", path, &error))
+    }
+}
+
+impl Manage for AgentBinary {
+    async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
+        let executable = Self::executable()?;
+        // No content for the diff: two executables differ in more than anyone reads.
+        self.placement().check(context, Digest::of(&executable), None)
+    }
+
+    async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
+        // Renamed into place: what runs from the old file goes on running.
+        self.placement().apply(context, &Self::executable()?).await
+    }
 }

@@ -1,6 +1,13 @@
 //! Packages of Debian and its descendants.
 
+use super::{apt_get, dpkg::Packages, glob};
+use crate::remote::{
+    command::Invocation,
+    host::{Context, Finding, Host, Manage},
+    protocol::{Failure, Mode},
+};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// `apt` (alias `package`): packages are installed, at a version where one is named, or absent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -11,12 +18,13 @@ pub struct Apt {
     pub name: Vec<String>,
     #[serde(default)]
     pub state: PackageState,
-    /// Refresh the package lists first, even if nothing must be installed.
+    /// Refresh the package lists before something is installed. Lists that are missing or old are
+    /// refreshed anyway; when nothing must be installed they are left alone.
     #[serde(default)]
     pub update_cache: bool,
-    /// Lists younger than this many seconds are fresh enough.
-    #[serde(default = "day_secs")]
-    pub cache_valid_time: u64,
+    /// Lists younger than this many seconds are fresh enough; a day when not given.
+    #[serde(default)]
+    pub cache_valid_time: Option<u64>,
     /// The release to take packages from, as `apt-get -t` does.
     #[serde(default)]
     pub default_release: Option<String>,
@@ -47,10 +55,6 @@ pub enum PackageState {
     Absent,
 }
 
-fn day_secs() -> u64 {
-    86_400
-}
-
 fn five_minutes_secs() -> u64 {
     300
 }
@@ -76,4 +80,139 @@ fn is_package(name: &str) -> bool {
         && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "+-.:".contains(letter))
         && !version.is_empty()
         && version.chars().all(|letter| letter.is_ascii_alphanumeric() || "+-.:~*".contains(letter))
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Takes away what a run that was killed left in the way of services.
+pub(super) fn recover(host: &Host) -> Result<(), Failure> {
+    apt_get::release_services(host)
+}
+
+impl Apt {
+    fn are_lists_stale(&self, host: &Host) -> bool {
+        let Some(age) = apt_get::lists_age(host) else { return true };
+        let valid = self.cache_valid_time.map(Duration::from_secs);
+        apt_get::is_update_owed(host) || age > valid.unwrap_or(DAY) || self.update_cache && valid.is_none()
+    }
+
+    /// What differs for one package, for people.
+    async fn difference(
+        &self,
+        host: &Host,
+        packages: &Packages,
+        wanted: &str,
+    ) -> Result<Option<String>, Failure> {
+        let (name, version) = split(wanted);
+        let package = packages.get(name).filter(|_| packages.is_installed(name));
+        let installed = package.map(|package| package.version.as_str());
+        Ok(match (self.state, installed, version) {
+            (PackageState::Absent, None, _) => {
+                let leftovers = packages.get(name).is_some_and(|package| package.state == "config-files");
+                (self.purge && leftovers).then(|| format!("{name}: configuration files -> absent"))
+            }
+            (PackageState::Absent, Some(installed), _) => Some(format!("{name}: {installed} -> absent")),
+            (_, Some(installed), Some(version)) if glob(version, installed) => None,
+            (_, Some(installed), Some(version)) => Some(format!("{name}: {installed} -> {version}")),
+            (PackageState::Present, Some(_), None) => None,
+            (PackageState::Latest, Some(installed), None) => {
+                let candidate = apt_get::candidate(host, name, self.default_release.as_deref()).await?;
+                candidate
+                    .filter(|candidate| candidate != installed)
+                    .map(|candidate| format!("{name}: {installed} -> {candidate}"))
+            }
+            (_, None, None) if packages.is_provided(name) => None,
+            (_, None, version) => Some(format!("{name}: absent -> {}", version.unwrap_or("installed"))),
+        })
+    }
+
+    fn command(&self) -> Invocation {
+        let yes_no = |flag: bool| if flag { "true" } else { "false" };
+        let command = apt_get::apt_get()
+            .args(["-o", &format!("APT::Install-Recommends={}", yes_no(self.install_recommends))])
+            .args(self.default_release.iter().flat_map(|release| ["-t", release]))
+            .args(self.allow_downgrade.then_some("--allow-downgrades"));
+        let command = match (self.state, self.purge) {
+            (PackageState::Absent, true) => command.arg("purge"),
+            (PackageState::Absent, false) => command.arg("remove"),
+            _ => command.arg("install"),
+        };
+        command.arg("--").args(&self.name)
+    }
+
+    async fn change(&self, context: &Context<'_>) -> Result<(), Failure> {
+        let host = context.host;
+        if Packages::read(host)?.need_repair() {
+            apt_get::repair(context).await?;
+        }
+        let installs = self.state != PackageState::Absent;
+        let mut is_fresh = false;
+        if installs && self.are_lists_stale(host) {
+            apt_get::update(context).await?;
+            is_fresh = true;
+        }
+        let verb = if installs { "install" } else { "remove" };
+        let purpose = format!("could not {verb} {}", self.name.join(" "));
+        context.waiting(format!("apt-get {verb} {}", self.name.join(" ")));
+        match apt_get::run(host, &self.command(), &purpose).await {
+            // The archive has moved on since the lists were fetched, or has the package since then.
+            Err(_) if installs && !is_fresh => {
+                apt_get::update(context).await?;
+                context.waiting(format!("apt-get {verb} {}", self.name.join(" ")));
+                apt_get::run(host, &self.command(), &purpose).await.map(drop)
+            }
+            outcome => outcome.map(drop),
+        }
+    }
+}
+
+/// The package's name, and the version that it must have where one is given.
+fn split(wanted: &str) -> (&str, Option<&str>) {
+    match wanted.split_once('=') {
+        Some((name, version)) => (name, Some(version)),
+        None => (wanted, None),
+    }
+}
+
+impl Manage for Apt {
+    async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
+        let host = context.host;
+        let packages = Packages::read(host)?;
+        let mut finding = Finding::unchanged();
+        if self.state == PackageState::Latest && context.mode == Mode::Apply && self.are_lists_stale(host) {
+            // What is newest can't be told from old lists; a plan goes by those at hand.
+            apt_get::update(context).await?;
+        }
+        for wanted in &self.name {
+            if let Some(line) = self.difference(host, &packages, wanted).await? {
+                finding.differs(line);
+            }
+        }
+        if context.mode == Mode::Check && finding.changed && self.state != PackageState::Absent {
+            if !context.anticipates_change() && !self.are_lists_stale(host) {
+                for name in self.name.iter().map(|wanted| split(wanted).0) {
+                    let is_known = apt_get::candidate(host, name, None).await?.is_some();
+                    if !packages.is_installed(name) && !is_known {
+                        finding.warnings.push(format!("the package lists at hand don't know `{name}`"));
+                    }
+                }
+            }
+            context.promise_anything();
+        }
+        Ok(finding)
+    }
+
+    async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
+        let host = context.host;
+        let patience = Duration::from_secs(self.lock_timeout);
+        apt_get::wait_for_lock(context, "/var/lib/dpkg/lock-frontend", patience).await?;
+        if !self.hold_services {
+            return self.change(context).await;
+        }
+        apt_get::hold_services(host)?;
+        let changed = self.change(context).await;
+        // The policy goes away even if the installation failed; its failure is the one to report.
+        let released = apt_get::release_services(host);
+        changed.and(released)
+    }
 }

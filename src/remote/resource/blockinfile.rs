@@ -1,6 +1,15 @@
 //! A block of lines, between markers, in a file that others own.
 
-use crate::remote::arguments::Permissions;
+use super::{Presence, placement::Placement};
+use crate::{
+    model::Digest,
+    remote::{
+        arguments::Permissions,
+        files,
+        host::{Context, Finding, Manage, failure_with},
+        protocol::Failure,
+    },
+};
 use serde::{Deserialize, Serialize};
 
 /// `blockinfile`: the lines between two markers are exactly these.
@@ -15,13 +24,13 @@ pub struct Blockinfile {
     /// Holds `{mark}`, which becomes `BEGIN` and `END`.
     #[serde(default = "marker")]
     pub marker: String,
-    /// A regular line (or `EOF`, `BOF`) that a new block is put after.
+    /// A whole line that a new block is put after; `EOF`, and what is not found, is the end.
     #[serde(default)]
     pub insertafter: Option<String>,
     #[serde(default)]
     pub insertbefore: Option<String>,
     #[serde(default)]
-    pub state: super::Presence,
+    pub state: Presence,
     /// Make the file if there is none.
     #[serde(default)]
     pub create: bool,
@@ -48,5 +57,129 @@ impl Blockinfile {
             return Err("expected either `insertafter` or `insertbefore`, not both".to_owned());
         }
         Ok(())
+    }
+}
+
+impl Blockinfile {
+    fn placement(&self) -> Placement<'_> {
+        Placement {
+            path: &self.path,
+            owner: self.owner.as_deref(),
+            group: self.group.as_deref(),
+            mode: self.mode,
+            validate: self.validate.as_deref(),
+        }
+    }
+
+    /// What the file shall hold, given what it holds.
+    fn wanted(&self, text: &str) -> String {
+        let (begin, end) = (self.marker.replace("{mark}", "BEGIN"), self.marker.replace("{mark}", "END"));
+        let mut lines: Vec<&str> = text.lines().collect();
+        let first = lines.iter().position(|line| *line == begin);
+        // An end is sought after its beginning only; a lone beginning loses just its own line.
+        let last = first.map(|first| {
+            lines.iter().skip(first).position(|line| *line == end).map_or(first, |distance| first + distance)
+        });
+        let place = match (first, last) {
+            (Some(first), Some(last)) => {
+                lines.drain(first..=last);
+                first
+            }
+            _ => self.place(&lines),
+        };
+        if self.state == Presence::Present && !self.block.is_empty() {
+            let block = std::iter::once(begin.as_str()).chain(self.block.lines()).chain([end.as_str()]);
+            lines.splice(place..place, block);
+        }
+        let mut wanted = lines.join("\n");
+        if !wanted.is_empty() {
+            wanted.push('\n');
+        }
+        wanted
+    }
+
+    /// Where a new block goes.
+    fn place(&self, lines: &[&str]) -> usize {
+        match (&self.insertbefore, &self.insertafter) {
+            (Some(before), _) if before == "BOF" => 0,
+            (Some(before), _) => lines.iter().position(|line| line == before).unwrap_or(lines.len()),
+            (None, Some(after)) => {
+                lines.iter().rposition(|line| line == after).map_or(lines.len(), |place| place + 1)
+            }
+            (None, None) => lines.len(),
+        }
+    }
+}
+
+impl Manage for Blockinfile {
+    async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
+        let path = context.host.path(&self.path);
+        if files::look(&path)?.is_none() && !self.create {
+            if self.state == Presence::Absent {
+                return Ok(Finding::unchanged());
+            }
+            if context.is_path_promised(&self.path) {
+                return Ok(Finding::changed(format!(
+                    "{}: block in a file that is yet to be made",
+                    self.path
+                )));
+            }
+            return Err(failure_with(
+                format!("{} does not exist", self.path),
+                "say `create: true`, or make the file before this task",
+            ));
+        }
+        let text = files::read_text(&path)?;
+        let wanted = self.wanted(&text);
+        if wanted == text && files::look(&path)?.is_none() {
+            return Ok(Finding::unchanged());
+        }
+        self.placement().check(context, Digest::of(wanted.as_bytes()), Some(wanted.as_bytes()))
+    }
+
+    async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
+        let text = files::read_text(&context.host.path(&self.path))?;
+        self.placement().apply(context, self.wanted(&text).as_bytes()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn block(args: serde_json::Value) -> Blockinfile {
+        let mut all = json!({"path": "/f", "marker": "# {mark}"});
+        for (key, value) in args.as_object().expect("a map") {
+            all[key] = value.clone();
+        }
+        crate::remote::arguments::read(all).expect("arguments")
+    }
+
+    #[test]
+    fn a_block_is_put_replaced_and_removed_without_touching_the_rest() {
+        let one = block(json!({"block": "x\ny"})).wanted("a\nb\n");
+        assert_eq!(one, "a\nb\n# BEGIN\nx\ny\n# END\n");
+        assert_eq!(block(json!({"block": "x\ny"})).wanted(&one), one);
+        let two = block(json!({"block": "z"})).wanted(&format!("{one}c\n"));
+        assert_eq!(two, "a\nb\n# BEGIN\nz\n# END\nc\n");
+        assert_eq!(block(json!({"state": "absent"})).wanted(&two), "a\nb\nc\n");
+    }
+
+    #[test]
+    fn a_new_block_goes_where_it_is_told() {
+        let text = "a\nb\n";
+        assert_eq!(
+            block(json!({"block": "x", "insertafter": "a"})).wanted(text),
+            "a\n# BEGIN\nx\n# END\nb\n"
+        );
+        assert_eq!(
+            block(json!({"block": "x", "insertbefore": "BOF"})).wanted(text),
+            "# BEGIN\nx\n# END\na\nb\n"
+        );
+        assert_eq!(
+            block(json!({"block": "x", "insertafter": "EOF"})).wanted(text),
+            "a\nb\n# BEGIN\nx\n# END\n"
+        );
     }
 }

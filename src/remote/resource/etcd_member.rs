@@ -1,6 +1,16 @@
 //! Health of an etcd member.
 
+use super::await_condition;
+use crate::remote::{
+    host::{Context, Finding, Manage},
+    http::Call,
+    protocol::Failure,
+    wait::Look,
+};
+use hyper::Method;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{collections::BTreeSet, time::Duration};
 
 /// `etcd_member`: waits until this member is healthy and the cluster has exactly the expected members.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,4 +36,87 @@ fn endpoint() -> String {
 
 fn unit() -> String {
     "etcd.service".to_owned()
+}
+
+const ATTEMPT: Duration = Duration::from_secs(3);
+
+impl EtcdMember {
+    async fn condition(&self) -> Look {
+        match self.look().await {
+            Ok(()) => Look::Satisfied,
+            Err(missing) => Look::Missing(format!("etcd: {missing}")),
+        }
+    }
+
+    async fn look(&self) -> Result<(), String> {
+        let base = self.endpoint.trim_end_matches('/');
+        let health = Call::get(&format!("{base}/health")).limit(ATTEMPT).run().await;
+        let health = health.map_err(|error| error.to_string())?;
+        let document: Value = serde_json::from_slice(&health.body).unwrap_or_default();
+        // A boolean in some versions, its word in others.
+        let is_healthy = document["health"] == true || document["health"] == "true";
+        if health.status != 200 || !is_healthy {
+            let reason = document["reason"].as_str().filter(|reason| !reason.is_empty());
+            return Err(format!("{base} is not healthy: {}", reason.unwrap_or(health.text().trim())));
+        }
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        let list = Call::send(Method::POST, &format!("{base}/v3/cluster/member/list"), "{}").limit(ATTEMPT);
+        let list = list.run().await.map_err(|error| error.to_string())?;
+        let document: Value = serde_json::from_slice(&list.body)
+            .map_err(|_| format!("the list of members can't be read: {}", list.text().trim()))?;
+        compare(&self.members, &document)
+    }
+}
+
+/// Whether a list of members, as etcd's gateway gives it, has exactly the expected names.
+fn compare(expected: &[String], document: &Value) -> Result<(), String> {
+    let members = document["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let names = members.iter().map(|member| member["name"].as_str().unwrap_or_default());
+    let found: BTreeSet<&str> = names.clone().filter(|name| !name.is_empty()).collect();
+    let expected: BTreeSet<&str> = expected.iter().map(String::as_str).collect();
+    let list = |names: Vec<&&str>| names.into_iter().copied().collect::<Vec<_>>().join(", ");
+    let missing = list(expected.difference(&found).collect());
+    let foreign = list(found.difference(&expected).collect());
+    // A member that was added and has never started has no name yet.
+    let unnamed = names.filter(|name| name.is_empty()).count();
+    match (missing.is_empty(), foreign.is_empty(), unnamed) {
+        (true, true, 0) => Ok(()),
+        (false, _, 0) => Err(format!("members missing: {missing}")),
+        (false, _, _) => Err(format!("members that have not started yet: {missing}")),
+        (true, false, _) => Err(format!("members that nobody expects: {foreign}")),
+        (true, true, _) => Err(format!("{unnamed} members have been added and never started")),
+    }
+}
+
+impl Manage for EtcdMember {
+    async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
+        let limit = Duration::from_secs(self.timeout);
+        await_condition(context, limit, Some(&self.unit), async || self.condition().await).await
+    }
+
+    async fn apply(&self, _context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn members_are_compared_by_name() {
+        let expected = ["a".to_owned(), "b".to_owned()];
+        let compare = |names: &[&str]| {
+            let members: Vec<_> = names.iter().map(|name| json!({"name": name, "ID": "1"})).collect();
+            compare(&expected, &json!({"members": members}))
+        };
+        assert_eq!(compare(&["b", "a"]), Ok(()));
+        assert_eq!(compare(&["a"]), Err("members missing: b".to_owned()));
+        assert_eq!(compare(&["a", ""]), Err("members that have not started yet: b".to_owned()));
+        assert_eq!(compare(&["a", "b", "c"]), Err("members that nobody expects: c".to_owned()));
+        assert_eq!(compare(&["a", "b", ""]), Err("1 members have been added and never started".to_owned()));
+    }
 }

@@ -3,10 +3,12 @@
 
 mod agent_binary;
 mod apt;
+mod apt_get;
 mod apt_repository;
 mod blockinfile;
 mod content;
 mod copy;
+mod dpkg;
 mod dynamic_config;
 mod etcd_member;
 mod exec;
@@ -15,6 +17,7 @@ mod group;
 mod haproxy_backends;
 mod modprobe;
 mod pam_limits;
+mod placement;
 mod postgres_cluster;
 mod service;
 mod sysctl;
@@ -47,10 +50,19 @@ pub use user::User;
 pub use vip::{Vip, VipAddress};
 pub use wait_for::{WaitFor, WaitState};
 
-use crate::{model::Digest, remote::arguments};
+use crate::{
+    model::Digest,
+    remote::{
+        arguments,
+        host::{Context, Finding, Host, Manage},
+        protocol::{Failure, Mode},
+        systemd,
+        wait::{Look, until},
+    },
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 /// A word of playbooks: a resource, or one that the engine lowers to a resource.
 #[derive(Clone, Debug)]
@@ -78,6 +90,32 @@ macro_rules! resources {
             pub fn module(&self) -> &'static str {
                 match self {
                     $(Resource::$variant(_) => $name,)*
+                }
+            }
+
+            pub(super) async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
+                match self {
+                    $(Resource::$variant(resource) => resource.check(context).await,)*
+                }
+            }
+
+            pub(super) async fn apply(
+                &self,
+                context: &Context<'_>,
+                finding: &mut Finding,
+            ) -> Result<(), Failure> {
+                match self {
+                    $(Resource::$variant(resource) => resource.apply(context, finding).await,)*
+                }
+            }
+
+            pub(super) async fn verify(
+                &self,
+                context: &Context<'_>,
+                finding: &mut Finding,
+            ) -> Result<(), Failure> {
+                match self {
+                    $(Resource::$variant(resource) => resource.verify(context, finding).await,)*
                 }
             }
         }
@@ -181,6 +219,16 @@ impl Resource {
         content.and_then(Content::stored).into_iter().collect()
     }
 
+    /// Whether the target holds what its contents would make, so that they need not be transferred.
+    pub(super) fn is_in_place(&self, host: &Host) -> bool {
+        match self {
+            Resource::Copy(copy) => copy.is_in_place(host),
+            Resource::SystemdUnit(unit) => unit.is_in_place(host),
+            Resource::Unarchive(archive) => archive.is_in_place(host),
+            _ => true,
+        }
+    }
+
     /// What types alone can't say: arguments that need or exclude each other.
     fn validate(&self) -> Result<(), String> {
         match self {
@@ -206,6 +254,54 @@ pub enum Presence {
     #[default]
     Present,
     Absent,
+}
+
+/// Repairs what an interrupted run left that no step would find. Called with the host's lock held.
+pub(super) fn recover(host: &Host) -> Result<(), Failure> {
+    apt::recover(host)
+}
+
+/// Waits for a condition when applying. A plan looks once; what is missing then is worth a word only if
+/// no earlier step of the plan would bring it.
+async fn await_condition(
+    context: &Context<'_>,
+    limit: Duration,
+    unit: Option<&str>,
+    mut look: impl AsyncFnMut() -> Look,
+) -> Result<Finding, Failure> {
+    if context.mode == Mode::Check {
+        let mut finding = Finding::unchanged();
+        if let Look::Missing(missing) = look().await
+            && !context.anticipates_change()
+        {
+            finding.warnings.push(format!("not so now: {missing}"));
+        }
+        return Ok(finding);
+    }
+    match (until(context, limit, look).await, unit) {
+        (Ok(()), _) => Ok(Finding::unchanged()),
+        (Err(failure), Some(unit)) => Err(systemd::with_journal(context.host, unit, failure).await),
+        (Err(failure), None) => Err(failure),
+    }
+}
+
+/// Whether `text` matches a pattern in which `*` stands for anything and `?` for one character.
+fn glob(pattern: &str, text: &str) -> bool {
+    match (pattern.chars().next(), text.chars().next()) {
+        (None, None) => true,
+        (Some('*'), _) => {
+            let rest = &pattern[1..];
+            text.char_indices()
+                .map(|(index, _)| index)
+                .chain([text.len()])
+                .any(|index| glob(rest, &text[index..]))
+        }
+        (Some('?'), Some(letter)) => glob(&pattern[1..], &text[letter.len_utf8()..]),
+        (Some(wanted), Some(letter)) if wanted == letter => {
+            glob(&pattern[wanted.len_utf8()..], &text[letter.len_utf8()..])
+        }
+        _ => false,
+    }
 }
 
 fn yes() -> bool {

@@ -1,6 +1,15 @@
 //! Health of a PostgreSQL cluster, as its agents tell it.
 
+use super::await_condition;
+use crate::remote::{
+    host::{Context, Finding, Manage},
+    http::Call,
+    protocol::Failure,
+    wait::Look,
+};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::time::Duration;
 
 /// `postgres_cluster`: waits until the cluster has one leader and every expected member runs; replicas
 /// stream on the leader's timeline.
@@ -29,4 +38,161 @@ pub struct PostgresCluster {
 
 fn unit() -> String {
     "pgfleet-agent.service".to_owned()
+}
+
+const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// What is missing, and the member that it is about, where it is about one.
+#[derive(Debug, PartialEq)]
+struct Missing {
+    what: String,
+    member: Option<String>,
+}
+
+impl PostgresCluster {
+    async fn condition(&self) -> Look {
+        match self.look().await {
+            Ok(()) => Look::Satisfied,
+            Err(missing) => Look::Missing(missing),
+        }
+    }
+
+    async fn look(&self) -> Result<(), String> {
+        let url = format!("{}/cluster", self.url.trim_end_matches('/'));
+        let response = Call::get(&url).limit(ATTEMPT).run().await;
+        let response = response.map_err(|error| format!("the agent does not answer: {error}"))?;
+        let document: Value = serde_json::from_slice(&response.body)
+            .map_err(|_| format!("{url}: status {} {}", response.status, response.text().trim()))?;
+        match self.judge(&document) {
+            Ok(()) => Ok(()),
+            Err(Missing { what, member: None }) => Err(what),
+            Err(Missing { what, member: Some(name) }) => {
+                let error = last_error(&document, &name).await;
+                Err(error.map_or(what.clone(), |error| format!("{what}: {error}")))
+            }
+        }
+    }
+
+    /// What a `/cluster` document lacks.
+    fn judge(&self, document: &Value) -> Result<(), Missing> {
+        let of_cluster = |what: String| Err(Missing { what, member: None });
+        let members = document["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let leaders: Vec<_> = members
+            .iter()
+            .filter(|member| {
+                matches!(text(member, "role"), "leader" | "primary" | "master" | "standby_leader")
+            })
+            .collect();
+        let leader = match leaders.as_slice() {
+            [leader] => leader,
+            [] => return of_cluster(self.without_leader(members)),
+            _ => return of_cluster(format!("{} members call themselves leader", leaders.len())),
+        };
+        for expected in &self.members {
+            if !members.iter().any(|member| text(member, "name") == expected) {
+                return of_cluster(format!("member {expected} has not registered yet"));
+            }
+        }
+        let considered = members.iter().filter(|member| {
+            self.members.is_empty() || self.members.iter().any(|name| name == text(member, "name"))
+        });
+        for member in considered {
+            if let Err(what) = self.judge_member(member, leader) {
+                let name = text(member, "name").to_owned();
+                return Err(Missing { what: format!("{name} {what}"), member: Some(name) });
+            }
+        }
+        Ok(())
+    }
+
+    fn without_leader(&self, members: &[Value]) -> String {
+        let states: Vec<_> = members
+            .iter()
+            .map(|member| format!("{} {}", text(member, "name"), text(member, "state")))
+            .collect();
+        match states.is_empty() {
+            true => "the cluster has no member yet".to_owned(),
+            false => format!("the cluster has no leader yet ({})", states.join(", ")),
+        }
+    }
+
+    fn judge_member(&self, member: &Value, leader: &Value) -> Result<(), String> {
+        let state = text(member, "state");
+        let is_leader = member["name"] == leader["name"];
+        if !(state == "running" || state == "streaming" && !is_leader) {
+            return Err(format!("is {state}"));
+        }
+        if !is_leader && member["timeline"] != leader["timeline"] {
+            return Err(format!(
+                "is on timeline {}, the leader on {}",
+                member["timeline"], leader["timeline"]
+            ));
+        }
+        if self.no_pending_restart && member["pending_restart"] == true {
+            return Err("needs a restart for changed parameters".to_owned());
+        }
+        match (self.max_lag, member["lag"].as_u64()) {
+            _ if is_leader => Ok(()),
+            (Some(max), Some(lag)) if lag > max => Err(format!("is {lag} bytes behind (at most {max})")),
+            (Some(_), None) => Err(format!("has an unknown lag ({})", member["lag"])),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn text<'a>(member: &'a Value, key: &str) -> &'a str {
+    member[key].as_str().unwrap_or_default()
+}
+
+/// What the member itself says is wrong, asked of its own agent.
+async fn last_error(document: &Value, name: &str) -> Option<String> {
+    let members = document["members"].as_array()?;
+    let url = text(members.iter().find(|member| text(member, "name") == name)?, "api_url");
+    let response = Call::get(url).limit(ATTEMPT).run().await.ok()?;
+    let status: Value = serde_json::from_slice(&response.body).ok()?;
+    ["last_error", "error", "reason"].iter().find_map(|key| status[key].as_str()).map(str::to_owned)
+}
+
+impl Manage for PostgresCluster {
+    async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
+        let limit = Duration::from_secs(self.timeout);
+        await_condition(context, limit, Some(&self.unit), async || self.condition().await).await
+    }
+
+    async fn apply(&self, _context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn judge(members: Value) -> String {
+        let cluster = json!({"members": ["a", "b"], "max_lag": 100, "no_pending_restart": true});
+        let cluster: PostgresCluster = crate::remote::arguments::read(cluster).expect("arguments");
+        cluster.judge(&json!({"members": members})).err().map(|missing| missing.what).unwrap_or_default()
+    }
+
+    #[test]
+    fn says_what_a_cluster_lacks() {
+        let a = json!({"name": "a", "role": "leader", "state": "running", "timeline": 2});
+        let b = json!({"name": "b", "role": "sync_standby", "state": "streaming", "timeline": 2, "lag": 0});
+        let but = |key: &str, value: Value| {
+            let mut member = b.clone();
+            member[key] = value;
+            json!([a, member])
+        };
+        assert_eq!(judge(json!([a, b])), "");
+        assert_eq!(judge(json!([])), "the cluster has no member yet");
+        assert_eq!(judge(json!([b])), "the cluster has no leader yet (b streaming)");
+        assert_eq!(judge(json!([a])), "member b has not registered yet");
+        assert_eq!(judge(but("role", json!("leader"))), "2 members call themselves leader");
+        assert_eq!(judge(but("state", json!("creating replica"))), "b is creating replica");
+        assert_eq!(judge(but("timeline", json!(1))), "b is on timeline 1, the leader on 2");
+        assert_eq!(judge(but("lag", json!(101))), "b is 101 bytes behind (at most 100)");
+        assert_eq!(judge(but("lag", json!("unknown"))), "b has an unknown lag (\"unknown\")");
+        assert_eq!(judge(but("pending_restart", json!(true))), "b needs a restart for changed parameters");
+    }
 }

@@ -1,0 +1,138 @@
+//! What systemd says of a unit, asked in one call. Changes nothing by itself.
+
+use crate::remote::{
+    command::{Invocation, Output},
+    host::Host,
+    protocol::Failure,
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// Properties of a unit as `systemctl show` prints them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unit {
+    properties: BTreeMap<String, String>,
+}
+
+const PROPERTIES: &str = "LoadState,LoadError,ActiveState,SubState,UnitFileState,NeedDaemonReload,NRestarts,\
+                          Result,InvocationID,Type,CanReload,FragmentPath";
+
+impl Unit {
+    /// What systemd knows of `name`; a unit that doesn't exist has the load state `not-found`.
+    pub async fn show(host: &Host, name: &str) -> Result<Self, Failure> {
+        let show = Invocation::new("systemctl").args(["show", "--property", PROPERTIES, "--", name]);
+        let output = show.success(host, &format!("systemd does not answer about {name}")).await?;
+        Ok(Self::parse(&output.stdout))
+    }
+
+    fn parse(text: &str) -> Self {
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        Self { properties: pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect() }
+    }
+
+    pub fn get(&self, property: &str) -> &str {
+        self.properties.get(property).map_or("", String::as_str)
+    }
+
+    pub fn exists(&self) -> bool {
+        !matches!(self.get("LoadState"), "not-found" | "")
+    }
+
+    pub fn is_masked(&self) -> bool {
+        self.get("LoadState") == "masked"
+    }
+
+    pub fn is_active(&self) -> bool {
+        matches!(self.get("ActiveState"), "active" | "reloading")
+    }
+
+    /// A unit that does its work and ends; being inactive after a success is what it is for.
+    pub fn has_finished(&self) -> bool {
+        self.get("Type") == "oneshot"
+            && self.get("ActiveState") == "inactive"
+            && self.get("Result") == "success"
+    }
+
+    /// `active (running)` and the like.
+    pub fn state(&self) -> String {
+        format!("{} ({})", self.get("ActiveState"), self.get("SubState"))
+    }
+
+    pub fn needs_daemon_reload(&self) -> bool {
+        self.get("NeedDaemonReload") == "yes"
+    }
+}
+
+/// `name` with the ending that systemd would assume.
+pub(crate) fn full_name(name: &str) -> String {
+    const ENDINGS: &[&str] = &[
+        "service",
+        "socket",
+        "timer",
+        "target",
+        "mount",
+        "path",
+        "slice",
+        "scope",
+        "swap",
+        "device",
+        "automount",
+    ];
+    match name.rsplit_once('.') {
+        Some((_, ending)) if ENDINGS.contains(&ending) => name.to_owned(),
+        _ => format!("{name}.service"),
+    }
+}
+
+/// Runs `systemctl` with these words.
+pub(crate) async fn systemctl(host: &Host, words: &[&str], limit: Duration) -> Result<Output, Failure> {
+    let command = Invocation::new("systemctl").args(words.iter().copied()).limit(limit);
+    command.success(host, &format!("`systemctl {}` failed", words.join(" "))).await
+}
+
+/// The last journal lines of a unit; empty when there are none.
+pub(crate) async fn journal(host: &Host, name: &str) -> Vec<String> {
+    if !host.is_live() {
+        return Vec::new();
+    }
+    let journal = Invocation::new("journalctl")
+        .args(["--unit", name, "--lines", "15", "--no-pager", "--quiet", "--output", "cat"])
+        .limit(Duration::from_secs(10));
+    match journal.output(host).await {
+        Ok(output) => output.stdout.lines().map(str::to_owned).collect(),
+        // The journal is told where there is one; its absence isn't the failure to report.
+        Err(_) => Vec::new(),
+    }
+}
+
+/// `failure` with the unit's last journal lines, where it has no lines that say more.
+pub(crate) async fn with_journal(host: &Host, unit: &str, mut failure: Failure) -> Failure {
+    let lines = journal(host, unit).await;
+    if !lines.is_empty() {
+        failure.last_lines = lines;
+    }
+    if failure.next_step.is_none() {
+        failure.next_step =
+            Some(format!("on the host: `journalctl -u {unit}`; repair the cause, then run again"));
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_get_the_ending_that_systemd_assumes() {
+        assert_eq!(full_name("etcd"), "etcd.service");
+        assert_eq!(full_name("apt-daily.timer"), "apt-daily.timer");
+        assert_eq!(full_name("postgresql@17-main"), "postgresql@17-main.service");
+    }
+
+    #[test]
+    fn a_finished_oneshot_is_told_from_a_failed_one() {
+        let unit = Unit::parse("Type=oneshot\nActiveState=inactive\nResult=success\nLoadState=loaded\n");
+        assert!(unit.exists() && unit.has_finished() && !unit.is_active());
+        assert!(!Unit::parse("Type=oneshot\nActiveState=failed\nResult=exit-code\n").has_finished());
+        assert!(!Unit::parse("LoadState=not-found\n").exists());
+    }
+}
