@@ -6,6 +6,7 @@ mod context;
 mod deploy;
 pub mod error;
 mod exit;
+mod remote;
 mod sandbox;
 
 pub use exit::Exit;
@@ -33,6 +34,8 @@ enum Command {
     Apply(deploy::ApplyArgs),
     Run(deploy::RunArgs),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Remote(remote::Args),
     Sandbox(sandbox::Args),
 }
 
@@ -50,6 +53,7 @@ fn run(command: Command) -> Outcome {
         Command::Apply(args) => on_cluster(&args.common.clone(), deploy::apply(args)),
         Command::Run(args) => on_cluster(&args.common.clone(), deploy::run(args)),
         Command::Completions(args) => completions::run(&args),
+        Command::Remote(args) => remote::run(&args),
         Command::Sandbox(args) => sandbox::run(args),
     }
 }
