@@ -4,5 +4,6 @@
 mod cases;
 mod e2e;
 mod postgres;
+mod simulation;
 mod ssh;
 mod tidy;

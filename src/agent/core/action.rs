@@ -23,8 +23,8 @@ pub enum Action {
     Renew,
     Release,
 
-    /// initdb, start as primary, create the roles.
-    Bootstrap,
+    /// Make a new data directory. It is started once the store knows its identifier.
+    Initdb,
     Start(StartAs),
     /// Takes the place of whatever the lane is doing when it is [`StopMode::Immediate`].
     Stop(StopMode),
@@ -62,7 +62,8 @@ pub enum Action {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartAs {
-    Primary,
+    /// With these names from the first commit on.
+    Primary(SyncNames),
     Standby(Option<MemberName>),
 }
 
@@ -80,7 +81,7 @@ pub enum Kind {
     Acquire,
     Renew,
     Release,
-    Bootstrap,
+    Initdb,
     StartPrimary,
     StartStandby,
     Stop,
@@ -111,8 +112,8 @@ impl Action {
             Action::Acquire => Kind::Acquire,
             Action::Renew => Kind::Renew,
             Action::Release => Kind::Release,
-            Action::Bootstrap => Kind::Bootstrap,
-            Action::Start(StartAs::Primary) => Kind::StartPrimary,
+            Action::Initdb => Kind::Initdb,
+            Action::Start(StartAs::Primary(_)) => Kind::StartPrimary,
             Action::Start(StartAs::Standby(_)) => Kind::StartStandby,
             Action::Stop(_) => Kind::Stop,
             Action::Promote => Kind::Promote,
@@ -138,6 +139,6 @@ impl Action {
 
     /// Whether it can leave a writable server behind, from the moment it begins.
     pub fn makes_primary(&self) -> bool {
-        matches!(self, Action::Bootstrap | Action::Promote | Action::Start(StartAs::Primary))
+        matches!(self, Action::Promote | Action::Start(StartAs::Primary(_)))
     }
 }

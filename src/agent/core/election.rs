@@ -150,11 +150,7 @@ fn sync_fitness(me: &MemberName, mine: Position, sync: &SyncKey, poll: &Poll) ->
 
 /// Who would win if this leader's key were released now, with nothing acknowledged lost; the most
 /// advanced first, then the preferred, then by name.
-pub fn successor<'a>(
-    facts: &Facts<'a>,
-    poll: &'a Poll,
-    at_most_lag: Option<(Lsn, u64)>,
-) -> Option<&'a Answer> {
+pub fn successor<'a>(facts: &Facts, poll: &'a Poll, at_most_lag: Option<(Lsn, u64)>) -> Option<&'a Answer> {
     let sync = facts.sync().filter(|sync| sync.leader == *facts.me());
     let able = |answer: &&Answer| {
         answer.name != *facts.me()

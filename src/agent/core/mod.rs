@@ -76,11 +76,12 @@ pub fn decide_by(rules: &[Rule], seen: &Observation, before: &State) -> Decision
     let mut plan =
         Plan { actions: Vec::new(), state: before.observe(seen, facts::holds(seen)), detail: String::new() };
     let mut fired: Vec<Fired> = Vec::new();
+    // What a lane has decided is known to the lanes after it.
+    let mut state = plan.state.clone();
     for rule in rules {
         if fired.iter().any(|earlier| earlier.lane == rule.lane) {
             continue;
         }
-        let state = plan.state.clone();
         let facts = Facts::new(seen, &state);
         if !(rule.when)(&facts) {
             continue;
@@ -92,6 +93,7 @@ pub fn decide_by(rules: &[Rule], seen: &Observation, before: &State) -> Decision
             why: rule.why,
             detail: std::mem::take(&mut plan.detail),
         });
+        state.clone_from(&plan.state);
     }
     let wake_at = wake_at(seen, &plan.state);
     Decision { actions: plan.actions, state: plan.state, fired, wake_at }

@@ -148,6 +148,8 @@ pub struct FailoverKey {
     pub candidate: Option<MemberName>,
     /// Not scheduled, or its time has come.
     pub due: bool,
+    /// The revision at which the key was last written.
+    pub revision: u64,
 }
 
 /// The leader key as this node holds it.

@@ -84,7 +84,10 @@ impl State {
             Some(Some(_)) => state.unlocked_since = None,
             None => {}
         }
-        if !holds {
+        // The answer to a request for the key may be late, or lost while the request was carried out.
+        let claiming =
+            seen.busy.lease.is_some() || leader.flatten().is_some_and(|leader| leader.name == seen.me.name);
+        if !holds && !claiming {
             state.claim = None;
         }
         let down = holds && seen.server.process == Process::Stopped && seen.busy.server.is_none();

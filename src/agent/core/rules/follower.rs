@@ -1,7 +1,7 @@
 //! Rules of a node that has no leader key: follow who has it, or get ready to compete.
 
 use super::server::backing_off;
-use crate::agent::core::{Action, ControlState, Kind, Millis, Outcome, Plan, Request, StartAs, facts::Facts};
+use crate::agent::core::{Action, Kind, Millis, Outcome, Plan, Request, StartAs, facts::Facts};
 use crate::model::MemberName;
 
 /// How soon an inconclusive comparison is repeated.
@@ -74,7 +74,7 @@ pub fn may_rewind(facts: &Facts) -> bool {
     diverged(facts)
         && facts.stopped()
         && facts.settings().use_pg_rewind
-        && facts.seen.failures.count(Kind::Rewind) < 3
+        && !replaceable(facts)
         && !backing_off(facts, Kind::Rewind, RETRY)
 }
 
@@ -82,15 +82,22 @@ pub fn rewind(facts: &Facts, plan: &mut Plan) {
     plan.actions.extend(leader_name(facts).map(Action::Rewind));
 }
 
+/// Rewinding has failed for good, or is not wanted, and the configuration allows a new copy.
+fn replaceable(facts: &Facts) -> bool {
+    let settings = facts.settings();
+    if settings.use_pg_rewind {
+        settings.remove_data_on_rewind_failure && facts.seen.failures.count(Kind::Rewind) >= 3
+    } else {
+        settings.remove_data_on_divergence
+    }
+}
+
 /// The only rule by which data that are there are given up without an operator's word.
 pub fn may_replace(facts: &Facts) -> bool {
-    let settings = facts.settings();
-    let rewind_failed = facts.seen.failures.count(Kind::Rewind) >= 3;
     diverged(facts)
         && facts.stopped()
         && facts.ready_leader().is_some()
-        && (settings.use_pg_rewind && rewind_failed && settings.remove_data_on_rewind_failure
-            || !settings.use_pg_rewind && settings.remove_data_on_divergence)
+        && replaceable(facts)
         && !backing_off(facts, Kind::Clone, RETRY)
 }
 
@@ -115,13 +122,11 @@ pub fn follow(facts: &Facts, plan: &mut Plan) {
     plan.actions.extend(leader_name(facts).map(Action::Follow));
 }
 
-/// Without a created cluster only what was a primary may be its origin.
 pub fn may_start_alone(facts: &Facts) -> bool {
-    let origin = facts.control().is_some_and(|control| control.state != ControlState::Recovery);
     facts.unlocked()
         && facts.stopped()
         && facts.control().is_some()
-        && (facts.initialised().is_some() || origin)
+        && facts.initialised().is_some()
         && !backing_off(facts, Kind::StartStandby, RETRY)
 }
 

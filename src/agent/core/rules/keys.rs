@@ -2,8 +2,8 @@
 
 use super::{Rule, nothing, rule};
 use crate::agent::core::{
-    Action, Kind, Lane, Millis, Plan, Published, Reason, Running, Shape, Standby, SyncKey, SyncMode,
-    SyncNames,
+    Action, ControlState, Kind, Lane, Millis, Plan, Published, Reason, Running, Shape, Standby, SyncKey,
+    SyncMode, SyncNames,
     facts::Facts,
     state::missing_grace,
     sync::{self, Step},
@@ -26,7 +26,7 @@ pub const RULES: [Rule; 15] = [
     rule(
         K,
         "write-initialize",
-        "The new leader runs: write down which cluster this is.",
+        "The leader of a new cluster has its data: write down which cluster this is.",
         unwritten,
         |facts, plan| {
             if let Some(identifier) = facts.system_identifier() {
@@ -124,7 +124,9 @@ fn uncreated(facts: &Facts) -> bool {
 }
 
 fn unwritten(facts: &Facts) -> bool {
-    leading(facts).is_some() && facts.initialised().is_none() && facts.seen.busy.server.is_none()
+    let whole = facts.running_primary().is_some()
+        || facts.stopped() && facts.control().is_some_and(|control| control.state != ControlState::Recovery);
+    facts.holds && whole && facts.initialised().is_none() && facts.seen.busy.server.is_none()
 }
 
 fn unconfigured(facts: &Facts) -> bool {
@@ -143,8 +145,9 @@ fn own_sync(facts: &Facts) -> Option<SyncKey> {
 fn sync_unclaimed(facts: &Facts) -> bool {
     facts.holds
         && sync_matters(facts)
-        && own_sync(facts).is_none()
         && facts.running().is_some()
+        // A standby's names are empty: who confirmed to this node as an earlier leader may not win either.
+        && own_sync(facts).is_none_or(|sync| facts.running_standby().is_some() && !sync.voters.is_empty())
         && super::server::claim(facts) == super::server::Standing::Good
 }
 
@@ -159,6 +162,19 @@ fn claim_sync(facts: &Facts, plan: &mut Plan) {
 
 fn strict(facts: &Facts) -> bool {
     facts.settings().sync != SyncMode::Off && facts.settings().sync_strict
+}
+
+/// Names under which every commit reaches those who may win by this node's `/sync`.
+pub fn names_at_start(facts: &Facts) -> SyncNames {
+    match own_sync(facts) {
+        Some(key) if !key.voters.is_empty() => SyncNames {
+            any: facts.settings().sync == SyncMode::Quorum,
+            count: key.voters.len().saturating_sub(key.quorum),
+            names: key.voters.iter().map(MemberName::to_string).collect(),
+        },
+        _ if strict(facts) => nobody(),
+        _ => SyncNames::default(),
+    }
 }
 
 fn nobody() -> SyncNames {

@@ -1,6 +1,9 @@
 //! Rules of the node that has the leader key.
 
-use super::{keys::sync_matters, server::backing_off};
+use super::{
+    keys::{names_at_start, sync_matters},
+    server::backing_off,
+};
 use crate::agent::core::{
     Action, ControlState, FailoverKey, Handover, Kind, Millis, Plan, Reason, StartAs, StopMode, election,
     facts::Facts,
@@ -42,7 +45,7 @@ pub fn may_bootstrap(facts: &Facts) -> bool {
         && facts.empty()
         && facts.initialised().is_none()
         && facts.settings().may_bootstrap
-        && facts.seen.failures.count(Kind::Bootstrap) < 3
+        && facts.seen.failures.count(Kind::Initdb) < 3
 }
 
 fn own_sync_active(facts: &Facts) -> bool {
@@ -97,6 +100,8 @@ pub fn may_restart(facts: &Facts) -> bool {
     facts.holds
         && facts.safe()
         && facts.stopped()
+        // The store knows the data before anybody can write to them.
+        && facts.initialised().is_some()
         && claim(facts) == Standing::Good
         && facts.seen.failures.count(Kind::StartPrimary) < 3
         && !backing_off(facts, Kind::StartPrimary, 500)
@@ -105,12 +110,17 @@ pub fn may_restart(facts: &Facts) -> bool {
 /// As what it was: a node that took the key and fell before it was promoted starts as a standby.
 pub fn start_as_leader(facts: &Facts, plan: &mut Plan) {
     let standby = facts.control().is_some_and(|control| control.state == ControlState::Recovery);
-    plan.act(Action::Start(if standby { StartAs::Standby(None) } else { StartAs::Primary }));
+    plan.act(Action::Start(if standby {
+        StartAs::Standby(None)
+    } else {
+        StartAs::Primary(names_at_start(facts))
+    }));
 }
 
 pub fn may_promote(facts: &Facts) -> bool {
     let Some(server) = facts.running_standby() else { return false };
-    let alone = !sync_matters(facts) || facts.sync().is_some_and(|sync| sync.leader == *facts.me());
+    let alone = !sync_matters(facts)
+        || facts.sync().is_some_and(|sync| sync.leader == *facts.me() && sync.voters.is_empty());
     let settings = facts.settings();
     let blocked =
         !settings.sync_strict || settings.sync == Default::default() || !server.names.names.is_empty();
@@ -126,6 +136,9 @@ pub fn may_promote(facts: &Facts) -> bool {
 pub fn refusal(facts: &Facts, key: &FailoverKey) -> Option<String> {
     if let Some(leader) = key.leader.as_ref().filter(|leader| *leader != facts.me()) {
         return Some(format!("{leader} is not the leader any more"));
+    }
+    if facts.seen.lease.is_some_and(|lease| key.revision < lease.term) {
+        return Some("the leader has changed since it was asked for".to_owned());
     }
     if key.candidate.as_ref() == Some(facts.me()) {
         return Some("the candidate leads already".to_owned());
@@ -144,7 +157,15 @@ pub fn refusal(facts: &Facts, key: &FailoverKey) -> Option<String> {
 /// Who would take over: the named one if it is able, else the most advanced.
 fn switch_candidate(facts: &Facts, key: &FailoverKey) -> Option<crate::model::MemberName> {
     let poll = facts.poll_since(0).filter(|poll| poll.done)?;
-    let end = facts.running_primary()?.lsn;
+    let server = facts.running_primary()?;
+    let end = server.lsn;
+    let mut poll = poll.clone();
+    // Who doesn't stream from here would have to be repaired first.
+    poll.answers.retain(|answer| {
+        answer.timeline == server.timeline
+            && server.standbys.iter().any(|row| row.streaming && row.name == answer.name)
+    });
+    let poll = &poll;
     let limit = match facts.sync() {
         Some(_) => None,
         None => Some((end, facts.settings().maximum_lag_on_failover)),

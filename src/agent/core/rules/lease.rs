@@ -10,7 +10,7 @@ use crate::agent::core::{
 
 const L: Lane = Lane::Lease;
 
-pub const RULES: [Rule; 9] = [
+pub const RULES: [Rule; 10] = [
     rule(L, "lease-busy", "A request about the leader key is under way: wait for its answer.", busy, nothing),
     rule(
         L,
@@ -36,6 +36,13 @@ pub const RULES: [Rule; 9] = [
         "claim-bootstrap",
         "The cluster is being created and nobody leads: lead.",
         bootstrapping,
+        acquire,
+    ),
+    rule(
+        L,
+        "claim-origin",
+        "There is no cluster and this node has a primary's data: lead with them.",
+        origin,
         acquire,
     ),
     rule(L, "race", "Nobody leads and this node is fit to: take the key.", fit, acquire),
@@ -93,7 +100,7 @@ fn unfit_reason(facts: &Facts) -> Option<&'static str> {
     match () {
         () if facts.foreign() => Some("its data belong to another cluster"),
         () if facts.empty() && facts.initialised().is_some() => Some("its data directory is empty"),
-        () if facts.empty() && facts.seen.failures.count(Kind::Bootstrap) >= 3 => {
+        () if facts.empty() && facts.seen.failures.count(Kind::Initdb) >= 3 => {
             Some("the cluster could not be created")
         }
         () if facts.stopped() && failed_starts >= 3 => Some("its server does not start"),
@@ -141,7 +148,18 @@ fn bootstrapping(facts: &Facts) -> bool {
         && may_compete(facts)
         && facts.settings().may_bootstrap
         && !facts.seen.me.nofailover
-        && facts.seen.failures.count(Kind::Bootstrap) < 3
+        && facts.seen.failures.count(Kind::Initdb) < 3
+}
+
+/// Data of a primary, its server stopped, and a store that knows of no cluster.
+fn origin(facts: &Facts) -> bool {
+    facts.unlocked()
+        && facts.cluster().is_some_and(|cluster| cluster.initialize.is_none())
+        && facts.stopped()
+        && facts.control().is_some_and(|control| control.state != ControlState::Recovery)
+        && may_compete(facts)
+        && facts.seen.busy.server.is_none()
+        && !facts.seen.me.nofailover
 }
 
 fn may_compete(facts: &Facts) -> bool {

@@ -89,13 +89,9 @@ pub const RULES: [Rule; 38] = [
         |facts| facts.holds && facts.state.handover.is_some(),
         nothing,
     ),
-    rule(
-        S,
-        "bootstrap",
-        "This node creates the cluster: initialise, start, create the roles.",
-        may_bootstrap,
-        |_, plan| plan.act(Action::Bootstrap),
-    ),
+    rule(S, "bootstrap", "This node creates the cluster: make its data.", may_bootstrap, |_, plan| {
+        plan.act(Action::Initdb)
+    }),
     rule(
         S,
         "no-data",
@@ -202,7 +198,7 @@ pub const RULES: [Rule; 38] = [
     rule(
         S,
         "diverged-hold",
-        "The data cannot be rewound or replaced: hold still for an operator.",
+        "The data could not be rewound, and may not be replaced: wait, for an operator or the next attempt.",
         diverged,
         nothing,
     ),
