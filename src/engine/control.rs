@@ -17,6 +17,9 @@ use crate::{
 };
 use serde_json::{Map, Value};
 
+/// A file to include, and the variables that its tasks see besides.
+type Inclusion = (String, Map<String, Value>);
+
 impl<'a> PlayRun<'_, 'a> {
     pub async fn control(&self, task: &Task, hosts: &[HostName], runs: &mut Runs<'a>) -> Ended {
         match &task.action {
@@ -110,7 +113,7 @@ impl<'a> PlayRun<'_, 'a> {
         task: &Task,
         include: &Include,
         run: &HostRun<'a>,
-    ) -> Result<Vec<(String, Map<String, Value>)>, Stopped> {
+    ) -> Result<Vec<Inclusion>, Stopped> {
         let templates = self.engine.templates;
         let mistake = |diagnostic| self.mistake(run, task, diagnostic);
         let mut scope = self.scope(task, run)?;

@@ -35,6 +35,9 @@ pub struct Options {
     pub executables: Executables,
 }
 
+/// A play with its hosts in batches.
+type Scheduled<'p, 'h> = (&'p Play, Vec<Vec<&'h Host>>);
+
 /// Everything that stays the same during a run.
 pub struct Engine<'a> {
     pub inventory: &'a Inventory,
@@ -72,7 +75,7 @@ impl<'a> Engine<'a> {
     async fn go_through(
         &self,
         playbook: &Playbook,
-        plays: &[(&Play, Vec<Vec<&'a Host>>)],
+        plays: &[Scheduled<'_, 'a>],
         runs: &mut IndexMap<HostName, HostRun<'a>>,
         report: &mut Report,
     ) {
@@ -101,7 +104,7 @@ impl<'a> Engine<'a> {
     }
 
     /// The plays that have hosts, each with its hosts in batches of `serial`.
-    fn plays<'p>(&self, playbook: &'p Playbook) -> Result<Vec<(&'p Play, Vec<Vec<&'a Host>>)>, Diagnostics> {
+    fn plays<'p>(&self, playbook: &'p Playbook) -> Result<Vec<Scheduled<'p, 'a>>, Diagnostics> {
         let limit: Option<BTreeSet<&HostName>> = match &self.options.limit {
             Some(pattern) => Some(
                 self.inventory.select(pattern).map_err(one)?.into_iter().map(|host| &host.name).collect(),
