@@ -1,0 +1,218 @@
+//! Another member leads, because an operator wants it: asked of the leader's agent, seen through, and
+//! measured by a client that writes through the entry point all the while.
+
+use super::{
+    access::Access,
+    http::{self, Question},
+    observe,
+    sql,
+    status::is_leader,
+    topology::{AgentHost, Topology},
+    verify::leader_host,
+};
+use crate::contract::{ClusterDocument, SwitchoverRequest};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// How long the whole change may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often the probe tries to write.
+const PROBE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long one attempt of the probe may take.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A switchover that was carried out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Switched {
+    pub from: String,
+    pub to: String,
+    /// From the request to the new leader being in the list of members.
+    pub took_ms: u64,
+    /// The longest time between two acknowledged commits; `null` when no write could be tried.
+    pub writes_interrupted_ms: Option<u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchoverError {
+    #[error("no agent says who leads")]
+    NoLeader,
+    #[error("`{wanted}` is not a member; there are {known}")]
+    UnknownMember { wanted: String, known: String },
+    #[error("`{0}` leads already")]
+    LeadsAlready(String),
+    #[error("the agent on {host} does not answer: {why}")]
+    NoAnswer { host: String, why: String },
+    #[error("{leader} refuses (code {code}): {said}")]
+    Refused { leader: String, code: u16, said: String },
+    #[error("a minute after it was asked for, {0}")]
+    NotSeen(String),
+}
+
+impl SwitchoverError {
+    /// What the operator does next.
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::UnknownMember { .. } => "Name one of them with `--to`.".to_owned(),
+            Self::LeadsAlready(_) => "Nothing is to be done.".to_owned(),
+            Self::NoLeader | Self::NotSeen(_) => "See what is wrong with `pgfleet status`.".to_owned(),
+            Self::NoAnswer { host, .. } => format!("See `journalctl -u pgfleet-agent` on {host}."),
+            Self::Refused { .. } => {
+                "A candidate must be running, streaming and not too far behind: see `pgfleet status`.".to_owned()
+            }
+        }
+    }
+}
+
+/// Makes `to`, or the best standby, the leader.
+pub async fn switchover(topology: &Topology, access: &Access, to: Option<&str>) -> Result<Switched, SwitchoverError> {
+    let leader = leader_host(topology, access).await.ok_or(SwitchoverError::NoLeader)?;
+    let before = observe::cluster(access, leader).await.map_err(|why| no_answer(leader, why))?;
+    let from = check(&before, to)?;
+
+    let (stop, stopped) = watch::channel(false);
+    let (ready, mut writing) = watch::channel(false);
+    let change = async {
+        // A gap can only be measured from a commit before it; without a probe there is nothing to wait for.
+        let _ = tokio::time::timeout(Duration::from_secs(5), writing.wait_for(|writing| *writing)).await;
+        let start = Instant::now();
+        let result = ask(access, leader, &from, to).await;
+        let result = match result {
+            Ok(()) => await_leader(topology, access, &from).await,
+            Err(error) => Err(error),
+        };
+        let took = start.elapsed();
+        // The probe ends after it has seen a commit by the new leader.
+        stop.send_replace(true);
+        result.map(|to| (to, took))
+    };
+    let (changed, gap) = tokio::join!(change, probe(topology, access, ready, stopped));
+    let (to, took) = changed?;
+    Ok(Switched { from, to, took_ms: millis(took), writes_interrupted_ms: gap.map(millis) })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn no_answer(host: &AgentHost, why: String) -> SwitchoverError {
+    SwitchoverError::NoAnswer { host: host.name.to_string(), why }
+}
+
+/// The leader's name, if the change makes sense.
+fn check(cluster: &ClusterDocument, to: Option<&str>) -> Result<String, SwitchoverError> {
+    let leader = cluster.members.iter().find(|member| is_leader(member.role.as_str()));
+    let from = leader.ok_or(SwitchoverError::NoLeader)?.name.clone();
+    match to {
+        Some(to) if to == from => Err(SwitchoverError::LeadsAlready(from)),
+        Some(to) if !cluster.members.iter().any(|member| member.name == to) => {
+            let known: Vec<_> = cluster.members.iter().map(|member| member.name.as_str()).collect();
+            Err(SwitchoverError::UnknownMember { wanted: to.to_owned(), known: known.join(", ") })
+        }
+        _ => Ok(from),
+    }
+}
+
+async fn ask(access: &Access, leader: &AgentHost, from: &str, to: Option<&str>) -> Result<(), SwitchoverError> {
+    let body = SwitchoverRequest {
+        leader: Some(from.to_owned()),
+        candidate: to.map(str::to_owned),
+        scheduled_at: None,
+    };
+    let body = serde_json::to_value(body).map_err(|error| no_answer(leader, error.to_string()))?;
+    let stream = access.service(&leader.name, &leader.address, leader.api_port).await;
+    let stream = stream.map_err(|error| no_answer(leader, error.to_string()))?;
+    let question = Question { login: leader.api_login.as_ref(), ..Question::post("/switchover", body, PATIENCE) };
+    let answer = http::ask(stream, &leader.address, question).await;
+    let answer = answer.map_err(|error| no_answer(leader, error.to_string()))?;
+    if answer.code < 300 {
+        return Ok(());
+    }
+    Err(SwitchoverError::Refused { leader: from.to_owned(), code: answer.code, said: answer.text() })
+}
+
+/// Waits until all agents that answer name the same new leader, and it runs.
+async fn await_leader(topology: &Topology, access: &Access, from: &str) -> Result<String, SwitchoverError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let views = topology.agents.iter().map(|agent| observe::cluster(access, agent));
+        let mut named: BTreeMap<String, usize> = BTreeMap::new();
+        let mut answers = 0;
+        for view in futures_util::future::join_all(views).await.into_iter().flatten() {
+            answers += 1;
+            let leader = view.members.iter().find(|member| is_leader(member.role.as_str()));
+            if let Some(leader) = leader.filter(|leader| leader.state == "running") {
+                *named.entry(leader.name.clone()).or_default() += 1;
+            }
+        }
+        if let [(name, count)] = named.iter().collect::<Vec<_>>().as_slice()
+            && **count == answers
+            && name.as_str() != from
+        {
+            return Ok((*name).clone());
+        }
+        if Instant::now() > deadline {
+            return Err(SwitchoverError::NotSeen(match named.keys().next() {
+                Some(name) if name == from => format!("{from} still leads"),
+                _ => "no new leader is in the list of members".to_owned(),
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Commits through the entry point again and again, and measures the longest pause. It writes nothing that
+/// stays: each commit is a logical message in the WAL, which needs no table.
+async fn probe(
+    topology: &Topology,
+    access: &Access,
+    ready: watch::Sender<bool>,
+    stopped: watch::Receiver<bool>,
+) -> Option<Duration> {
+    let superuser = topology.superuser.as_ref()?;
+    let proxy = topology.proxies.iter().find(|proxy| access.session(&proxy.name).is_ok());
+    let endpoints: Vec<_> = match proxy {
+        Some(proxy) => vec![(&proxy.name, proxy.address.as_str(), proxy.primary_port)],
+        // Without an entry point a client tries one server after the other, as libpq does.
+        None => topology.agents.iter().map(|agent| (&agent.name, agent.address.as_str(), agent.postgres_port)).collect(),
+    };
+    let mut client = None;
+    let mut next = 0;
+    let mut last: Option<Instant> = None;
+    let mut longest = Duration::ZERO;
+    let mut asked_to_stop: Option<Instant> = None;
+    loop {
+        if *stopped.borrow() {
+            let since = *asked_to_stop.get_or_insert_with(Instant::now);
+            if last.is_none_or(|last| last > since) || since.elapsed() > Duration::from_secs(10) {
+                return last.map(|_| longest);
+            }
+        }
+        let writer = match client.take() {
+            Some(writer) => Some(writer),
+            None => {
+                let (through, address, port) = endpoints[next % endpoints.len()];
+                next += 1;
+                sql::connect(access, through, (address, port), superuser, PROBE_PATIENCE).await.ok()
+            }
+        };
+        if let Some(writer) = writer {
+            let commit = "SELECT pg_logical_emit_message(true, 'pgfleet', 'probe')";
+            if sql::text(&writer, commit, PROBE_PATIENCE).await.is_ok() {
+                let now = Instant::now();
+                if let Some(last) = last {
+                    longest = longest.max(now - last);
+                }
+                last = Some(now);
+                ready.send_replace(true);
+                client = Some(writer);
+            }
+        }
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}
