@@ -6,8 +6,13 @@ mod context;
 mod deploy;
 pub mod error;
 mod exit;
+mod reach;
 mod remote;
 mod sandbox;
+mod ssh;
+mod status;
+mod switchover;
+mod verify;
 
 pub use exit::Exit;
 
@@ -33,6 +38,10 @@ enum Command {
     Bootstrap(deploy::BootstrapArgs),
     Apply(deploy::ApplyArgs),
     Run(deploy::RunArgs),
+    Status(status::Args),
+    Verify(verify::Args),
+    Switchover(switchover::Args),
+    Ssh(ssh::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Remote(remote::Args),
@@ -52,6 +61,10 @@ fn run(command: Command) -> Outcome {
         Command::Bootstrap(args) => on_cluster(&args.common.clone(), deploy::bootstrap(args)),
         Command::Apply(args) => on_cluster(&args.common.clone(), deploy::apply(args)),
         Command::Run(args) => on_cluster(&args.common.clone(), deploy::run(args)),
+        Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
+        Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),
+        Command::Switchover(args) => on_cluster(&args.common.clone(), switchover::run(args)),
+        Command::Ssh(args) => on_cluster(&args.common.clone(), ssh::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Remote(args) => remote::run(&args),
         Command::Sandbox(args) => sandbox::run(args),

@@ -74,7 +74,7 @@ pub fn openssh_arguments(target: &Target, options: &Options) -> Vec<String> {
         words.extend(["-o".to_owned(), format!("UserKnownHostsFile={}", file.display())]);
         words.extend(["-o".to_owned(), "GlobalKnownHostsFile=/dev/null".to_owned()]);
     }
-    if options.accept_new_host_keys {
+    if options.accept_new_host_keys || target.accept_new_host_key {
         words.extend(["-o".to_owned(), "StrictHostKeyChecking=accept-new".to_owned()]);
     }
     if let Some(identity) = options.identity.as_ref().or(target.identity.as_ref()) {
@@ -188,6 +188,7 @@ fn merge(target: &Target, options: &Options, said: &Answer, home: &Path) -> Rout
         known_hosts,
         host_key_alias: some("hostkeyalias").map(str::to_owned),
         accept_new: options.accept_new_host_keys
+            || target.accept_new_host_key
             || matches!(one("stricthostkeychecking"), Some("accept-new" | "no" | "off" | "false")),
         hash_known_hosts: options.known_hosts.is_none() && one("hashknownhosts") == Some("yes"),
         proxy: match (some("proxyjump"), some("proxycommand")) {

@@ -23,6 +23,8 @@ pub struct Target {
     pub r#become: Option<Become>,
     /// Words that OpenSSH's client would be given besides (`ansible_ssh_common_args`).
     pub ssh_args: Vec<String>,
+    /// Trust and record the host's key if nothing is known about it yet.
+    pub accept_new_host_key: bool,
 }
 
 impl Target {
@@ -37,6 +39,7 @@ impl Target {
             password: None,
             r#become: None,
             ssh_args: Vec::new(),
+            accept_new_host_key: false,
         }
     }
 }
@@ -59,6 +62,7 @@ impl Target {
                 password: connection.become_password.clone().filter(|_| own),
             }),
             ssh_args: if own { connection.ssh_args.clone() } else { Vec::new() },
+            accept_new_host_key: own && !connection.host_key_checking,
         }
     }
 }

@@ -1,0 +1,28 @@
+//! Connections to the hosts that a command asks.
+
+use super::{context::Context, error::Error};
+use crate::{
+    cluster::{Access, Topology},
+    ssh::Target,
+};
+
+/// The parts of the cluster, and a connection to each of their hosts.
+pub async fn reach(context: &Context) -> Result<(Topology, Access), Error> {
+    let topology = Topology::of(&context.inventory);
+    let options = context.ssh();
+    let hosts = topology.hosts().into_iter().filter_map(|name| context.inventory.hosts.get(name));
+    let targets = hosts.map(|host| Target::of(host, &options)).collect();
+    let access = Access::open(targets, &options, usize::from(context.common.forks)).await;
+    Ok((topology, access))
+}
+
+/// As [`reach`]; fails when no host at all can be reached.
+pub async fn reach_any(context: &Context) -> Result<(Topology, Access), Error> {
+    let (topology, access) = reach(context).await?;
+    if topology.hosts().iter().any(|name| access.session(name).is_ok()) {
+        return Ok((topology, access));
+    }
+    let why = access.failures().next().map(|error| (error.to_string(), error.next_step()));
+    let (why, step) = why.unwrap_or_else(|| ("the inventory lists no host".to_owned(), String::new()));
+    Err(Error::Unreachable(anyhow::anyhow!("no host can be reached: {why}"), vec![step]))
+}
