@@ -58,7 +58,11 @@ pub fn text(status: &Status) -> Vec<String> {
             member.name.clone(),
             format!("{}:{}", member.host, member.port),
             member.role.replace('_', " "),
-            if member.pending_restart { format!("{}, restart pending", member.state) } else { member.state.clone() },
+            if member.pending_restart {
+                format!("{}, restart pending", member.state)
+            } else {
+                member.state.clone()
+            },
             member.timeline.map_or_else(|| "-".to_owned(), |timeline| timeline.to_string()),
             member.lag_bytes.map_or_else(|| "-".to_owned(), bytes),
         ]
@@ -74,7 +78,12 @@ pub fn text(status: &Status) -> Vec<String> {
     let proxies = status.haproxy.iter().flat_map(|proxy| {
         proxy.frontends.iter().map(|frontend| {
             let up = format!("{} up", frontend.backends_up);
-            vec![proxy.name.clone(), format!("{}:{}", proxy.host, frontend.port), frontend.serves.to_owned(), up]
+            vec![
+                proxy.name.clone(),
+                format!("{}:{}", proxy.host, frontend.port),
+                frontend.serves.to_owned(),
+                up,
+            ]
         })
     });
     table(&mut lines, &["haproxy", "address", "serves", "servers"], proxies);

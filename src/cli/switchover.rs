@@ -30,8 +30,10 @@ pub struct Args {
 pub async fn run(args: Args) -> Outcome {
     let context = Context::load(&args.common)?;
     let candidate = args.to.as_deref().unwrap_or("the best standby");
-    let question =
-        format!("Make {candidate} the leader of {}? Writes are interrupted for a moment.", context.inventory.cluster);
+    let question = format!(
+        "Make {candidate} the leader of {}? Writes are interrupted for a moment.",
+        context.inventory.cluster
+    );
     if !args.common.yes && ui::interactive() && !ui::confirm(&question) {
         ui::note("Nothing was changed.");
         return Ok(Exit::Done);

@@ -23,8 +23,11 @@ pub fn assess(topology: &Topology, observed: &Observed) -> Status {
     let dcs = judge_dcs(topology, observed, &mut problems);
     let standbys = members.iter().filter(|member| is_standby_in_service(member)).count();
     let leads = members.iter().any(|member| is_leader(&member.role));
-    let haproxy =
-        topology.proxies.iter().map(|host| judge_proxy(host, observed, leads, standbys, &mut problems)).collect();
+    let haproxy = topology
+        .proxies
+        .iter()
+        .map(|host| judge_proxy(host, observed, leads, standbys, &mut problems))
+        .collect();
     let vip = judge_vip(topology, observed, &mut problems);
     let cluster = topology.cluster.to_string();
     Status { cluster, healthy: problems.is_empty(), problems, members, dcs, haproxy, vip }
@@ -40,9 +43,7 @@ fn unreachable_hosts(topology: &Topology, observed: &Observed, problems: &mut Ve
 
 /// The list of members as the agent tells it that ought to know best: the leader's, else anyone's.
 fn best_view(observed: &Observed) -> Option<&ClusterDocument> {
-    let leads = |name: &HostName| {
-        matches!(observed.nodes.get(name), Some(Ok(node)) if matches!(node.role, Role::Primary | Role::StandbyLeader))
-    };
+    let leads = |name: &HostName| matches!(observed.nodes.get(name), Some(Ok(node)) if matches!(node.role, Role::Primary | Role::StandbyLeader));
     let leader = observed.clusters.iter().find(|(name, _)| leads(name));
     let anyone = || observed.clusters.iter().min_by_key(|(name, _)| name.as_str());
     leader.or_else(anyone).map(|(_, document)| document)
@@ -106,7 +107,9 @@ fn lag_bytes(node: Option<&NodeStatus>, listed: Option<&ClusterMember>, observed
     }
     let leader = observed.nodes.values().flatten().find(|node| is_leader(node));
     let end = leader.and_then(|leader| leader.xlog.as_ref()).and_then(|xlog| xlog.location);
-    let reached = node.and_then(|node| node.xlog.as_ref()).and_then(|xlog| xlog.received_location.max(xlog.replayed_location));
+    let reached = node
+        .and_then(|node| node.xlog.as_ref())
+        .and_then(|xlog| xlog.received_location.max(xlog.replayed_location));
     match (end, reached) {
         (Some(end), Some(reached)) => Some(end.bytes_since(reached)),
         _ => listed.and_then(|listed| listed.lag.as_ref()).and_then(|lag| lag.bytes()),
@@ -114,7 +117,8 @@ fn lag_bytes(node: Option<&NodeStatus>, listed: Option<&ClusterMember>, observed
 }
 
 fn is_standby_in_service(member: &Member) -> bool {
-    !is_leader(&member.role) && matches!(member.state.as_str(), "streaming" | "in archive recovery" | "running")
+    !is_leader(&member.role)
+        && matches!(member.state.as_str(), "streaming" | "in archive recovery" | "running")
 }
 
 fn judge_members(
@@ -165,7 +169,9 @@ fn judge_members(
         );
     }
     let known: BTreeSet<_> = members.iter().map(|member| member.name.as_str()).collect();
-    for stranger in view.iter().flat_map(|view| &view.members).filter(|member| !known.contains(member.name.as_str())) {
+    for stranger in
+        view.iter().flat_map(|view| &view.members).filter(|member| !known.contains(member.name.as_str()))
+    {
         problems.push(format!(
             "The DCS lists a member `{}` that the inventory does not have. Add it there, or stop its agent and remove it.",
             stranger.name
@@ -177,9 +183,13 @@ fn judge_standby(member: &Member, timeline: Option<u32>, problems: &mut Vec<Stri
     let (name, state) = (&member.name, &member.state);
     if !is_standby_in_service(member) {
         problems.push(match state.as_str() {
-            "creating replica" => format!("{name} is still being copied from the leader. Wait, and ask again."),
+            "creating replica" => {
+                format!("{name} is still being copied from the leader. Wait, and ask again.")
+            }
             "starting" => format!("{name} is still starting. Wait, and ask again."),
-            _ => format!("{name} does not replicate: its state is `{state}`. See `journalctl -u pgfleet-agent` there."),
+            _ => format!(
+                "{name} does not replicate: its state is `{state}`. See `journalctl -u pgfleet-agent` there."
+            ),
         });
         return;
     }
@@ -197,7 +207,9 @@ fn judge_standby(member: &Member, timeline: Option<u32>, problems: &mut Vec<Stri
     }
     if let Some(lag) = member.lag_bytes.filter(|lag| *lag > WORRYING_LAG_BYTES) {
         let megabytes = lag / (1024 * 1024);
-        problems.push(format!("{name} lacks {megabytes} MiB of WAL. Look at its disk, its network and long queries there."));
+        problems.push(format!(
+            "{name} lacks {megabytes} MiB of WAL. Look at its disk, its network and long queries there."
+        ));
     }
 }
 
@@ -218,7 +230,10 @@ fn judge_dcs(topology: &Topology, observed: &Observed, problems: &mut Vec<String
                 DcsKind::Etcd => "etcd",
                 DcsKind::ZooKeeper => "zookeeper",
             };
-            problems.push(format!("{kind} on {} is not healthy: {why}. See `journalctl -u {unit}` there.", host.name));
+            problems.push(format!(
+                "{kind} on {} is not healthy: {why}. See `journalctl -u {unit}` there.",
+                host.name
+            ));
         }
     }
     let quorum = topology.dcs_hosts.len() / 2 + 1;
@@ -290,7 +305,9 @@ fn judge_vip(topology: &Topology, observed: &Observed, problems: &mut Vec<String
     for name in &vip.candidates {
         match observed.vip.get(name) {
             Some(Ok(true)) => holders.push(name.to_string()),
-            Some(Err(why)) => problems.push(format!("It is not known whether {name} holds {}: {why}.", vip.address)),
+            Some(Err(why)) => {
+                problems.push(format!("It is not known whether {name} holds {}: {why}.", vip.address))
+            }
             Some(Ok(false)) | None => {}
         }
     }

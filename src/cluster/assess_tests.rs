@@ -32,7 +32,10 @@ fn topology() -> Topology {
             replica_port: 5001,
             stats_port: 7000,
         }],
-        vip: Some(VirtualAddress { address: "10.0.0.100".parse().expect("an address"), candidates: vec![name("lb")] }),
+        vip: Some(VirtualAddress {
+            address: "10.0.0.100".parse().expect("an address"),
+            candidates: vec![name("lb")],
+        }),
         superuser: None,
     }
 }
@@ -165,8 +168,12 @@ fn a_cluster_that_is_well() {
 #[test]
 fn a_host_that_is_gone_is_one_problem_and_what_follows_from_it() {
     let found = problems(|observed| {
-        observed.unreachable.insert(name("pg2"), ("no route to 10.0.0.2:22".to_owned(), "Is it up?".to_owned()));
-        observed.unreachable.insert(name("e1"), ("no route to 10.0.0.3:22".to_owned(), "Is it up?".to_owned()));
+        observed
+            .unreachable
+            .insert(name("pg2"), ("no route to 10.0.0.2:22".to_owned(), "Is it up?".to_owned()));
+        observed
+            .unreachable
+            .insert(name("e1"), ("no route to 10.0.0.3:22".to_owned(), "Is it up?".to_owned()));
         observed.nodes.remove(&name("pg2"));
         observed.clusters.remove(&name("pg2"));
         observed.dcs.remove(&name("e1"));
@@ -235,7 +242,10 @@ fn troubles_around_the_members_are_told_apart() {
     let cases = [
         problems(|o| {
             for host in ["e1", "e2"] {
-                o.dcs.insert(name(host), Ok(DcsFacts { leader: false, ailment: Some("raft no leader".to_owned()) }));
+                o.dcs.insert(
+                    name(host),
+                    Ok(DcsFacts { leader: false, ailment: Some("raft no leader".to_owned()) }),
+                );
             }
         }),
         problems(|o| {

@@ -89,13 +89,19 @@ mod tests {
     fn reads_what_members_answer() {
         let leader = r#"{"header":{"cluster_id":"1","member_id":"7","revision":"4","raft_term":"2"},"version":"3.5.16",
             "dbSize":"20480","leader":"7","raftIndex":"10","raftTerm":"2"}"#;
-        assert_eq!(facts(leader, r#"{"health":"true","reason":""}"#), DcsFacts { leader: true, ailment: None });
+        assert_eq!(
+            facts(leader, r#"{"health":"true","reason":""}"#),
+            DcsFacts { leader: true, ailment: None }
+        );
         let follower = leader.replace(r#""leader":"7""#, r#""leader":"8""#);
         assert!(!facts(&follower, r#"{"health":"true"}"#).leader);
         let alone = r#"{"header":{"member_id":"7"},"version":"3.5.16","errors":["etcdserver: no leader"]}"#;
         let sick = facts(alone, r#"{"health":"false","reason":"RAFT NO LEADER"}"#);
         assert_eq!(sick, DcsFacts { leader: false, ailment: Some("raft no leader".to_owned()) });
-        let full = facts(&leader.replace("\"leader\"", r#""errors":["memberID:7 alarm:NOSPACE"],"leader""#), r#"{"health":"true"}"#);
+        let full = facts(
+            &leader.replace("\"leader\"", r#""errors":["memberID:7 alarm:NOSPACE"],"leader""#),
+            r#"{"health":"true"}"#,
+        );
         assert_eq!(full.ailment.as_deref(), Some("memberID:7 alarm:NOSPACE"));
     }
 }

@@ -39,7 +39,8 @@ fn read(table: &str) -> Result<Vec<ProxyFacts>, String> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(table.as_bytes());
     let columns = reader.headers().map_err(|error| error.to_string())?.clone();
     let column = |name: &str| columns.iter().position(|column| column == name);
-    let (Some(proxy), Some(server), Some(status)) = (column("pxname"), column("svname"), column("status")) else {
+    let (Some(proxy), Some(server), Some(status)) = (column("pxname"), column("svname"), column("status"))
+    else {
         return Err("its statistics have no columns `pxname`, `svname` and `status`".to_owned());
     };
     let (check, check_said) = (column("check_status"), column("last_chk"));
@@ -82,7 +83,8 @@ mod tests {
             replica,pg2,0,UP 1/2,1,L7OK,,\n\
             stats,FRONTEND,,OPEN,,,,\n";
         let proxies = read(table).expect("a table");
-        let lines: Vec<_> = proxies.iter().map(|p| format!("{} up {:?} down {:?}", p.name, p.up, p.down)).collect();
+        let lines: Vec<_> =
+            proxies.iter().map(|p| format!("{} up {:?} down {:?}", p.name, p.up, p.down)).collect();
         insta::assert_snapshot!(lines.join("\n"), @r#"
         primary up ["pg1"] down [("pg2", "DOWN L7STS")]
         replica up ["pg2"] down [("pg1", "DOWN L7STS")]

@@ -64,7 +64,9 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let within = question.within;
-    tokio::time::timeout(within, exchange(stream, host, question)).await.map_err(|_| HttpError::TimedOut(within))?
+    tokio::time::timeout(within, exchange(stream, host, question))
+        .await
+        .map_err(|_| HttpError::TimedOut(within))?
 }
 
 async fn exchange<S>(stream: S, host: &str, question: Question<'_>) -> Result<Answer, HttpError>

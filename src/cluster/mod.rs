@@ -22,7 +22,7 @@ pub use access::Access;
 pub use http::HttpError;
 pub use status::{Dcs, DcsMember, Frontend, Haproxy, Member, Status, Vip};
 pub use switchover::{Switched, SwitchoverError, switchover};
-pub use topology::{AgentHost, DcsKind, DcsHost, ProxyHost, Topology, VirtualAddress};
+pub use topology::{AgentHost, DcsHost, DcsKind, ProxyHost, Topology, VirtualAddress};
 pub use verify::{Check, Verification, verify};
 
 /// Asks everyone at once, and judges what they say. Takes as long as the slowest answer, at most a few

@@ -57,8 +57,9 @@ pub async fn observe(topology: &Topology, access: &Access) -> Observed {
         (host.name.clone(), facts)
     }));
     let proxies = topology.proxies.iter().filter(|host| reached(&host.name));
-    let proxies =
-        join_all(proxies.map(|host| async move { (host.name.clone(), haproxy::ask(access, host, PATIENCE).await) }));
+    let proxies = join_all(
+        proxies.map(|host| async move { (host.name.clone(), haproxy::ask(access, host, PATIENCE).await) }),
+    );
     let vip = topology.vip.iter().flat_map(|vip| vip.candidates.iter().map(move |name| (vip, name)));
     let vip = vip.filter(|(_, name)| reached(name));
     let vip = join_all(vip.map(|(vip, name)| async move { (name.clone(), holds(access, vip, name).await) }));
@@ -86,7 +87,11 @@ pub async fn cluster(access: &Access, host: &AgentHost) -> Result<ClusterDocumen
     ask_agent(access, host, "/cluster").await
 }
 
-async fn ask_agent<T: serde::de::DeserializeOwned>(access: &Access, host: &AgentHost, path: &str) -> Result<T, String> {
+async fn ask_agent<T: serde::de::DeserializeOwned>(
+    access: &Access,
+    host: &AgentHost,
+    path: &str,
+) -> Result<T, String> {
     let ask = async {
         let stream = access.service(&host.name, &host.address, host.api_port).await;
         let stream = stream.map_err(|error| error.to_string())?;

@@ -4,8 +4,7 @@
 use super::{
     access::Access,
     http::{self, Question},
-    observe,
-    sql,
+    observe, sql,
     status::is_leader,
     topology::{AgentHost, Topology},
     verify::leader_host,
@@ -63,14 +62,19 @@ impl SwitchoverError {
             Self::NoLeader | Self::NotSeen(_) => "See what is wrong with `pgfleet status`.".to_owned(),
             Self::NoAnswer { host, .. } => format!("See `journalctl -u pgfleet-agent` on {host}."),
             Self::Refused { .. } => {
-                "A candidate must be running, streaming and not too far behind: see `pgfleet status`.".to_owned()
+                "A candidate must be running, streaming and not too far behind: see `pgfleet status`."
+                    .to_owned()
             }
         }
     }
 }
 
 /// Makes `to`, or the best standby, the leader.
-pub async fn switchover(topology: &Topology, access: &Access, to: Option<&str>) -> Result<Switched, SwitchoverError> {
+pub async fn switchover(
+    topology: &Topology,
+    access: &Access,
+    to: Option<&str>,
+) -> Result<Switched, SwitchoverError> {
     let leader = leader_host(topology, access).await.ok_or(SwitchoverError::NoLeader)?;
     let before = observe::cluster(access, leader).await.map_err(|why| no_answer(leader, why))?;
     let from = check(&before, to)?;
@@ -118,7 +122,12 @@ fn check(cluster: &ClusterDocument, to: Option<&str>) -> Result<String, Switchov
     }
 }
 
-async fn ask(access: &Access, leader: &AgentHost, from: &str, to: Option<&str>) -> Result<(), SwitchoverError> {
+async fn ask(
+    access: &Access,
+    leader: &AgentHost,
+    from: &str,
+    to: Option<&str>,
+) -> Result<(), SwitchoverError> {
     let body = SwitchoverRequest {
         leader: Some(from.to_owned()),
         candidate: to.map(str::to_owned),
@@ -127,7 +136,8 @@ async fn ask(access: &Access, leader: &AgentHost, from: &str, to: Option<&str>) 
     let body = serde_json::to_value(body).map_err(|error| no_answer(leader, error.to_string()))?;
     let stream = access.service(&leader.name, &leader.address, leader.api_port).await;
     let stream = stream.map_err(|error| no_answer(leader, error.to_string()))?;
-    let question = Question { login: leader.api_login.as_ref(), ..Question::post("/switchover", body, PATIENCE) };
+    let question =
+        Question { login: leader.api_login.as_ref(), ..Question::post("/switchover", body, PATIENCE) };
     let answer = http::ask(stream, &leader.address, question).await;
     let answer = answer.map_err(|error| no_answer(leader, error.to_string()))?;
     if answer.code < 300 {
@@ -179,7 +189,11 @@ async fn probe(
     let endpoints: Vec<_> = match proxy {
         Some(proxy) => vec![(&proxy.name, proxy.address.as_str(), proxy.primary_port)],
         // Without an entry point a client tries one server after the other, as libpq does.
-        None => topology.agents.iter().map(|agent| (&agent.name, agent.address.as_str(), agent.postgres_port)).collect(),
+        None => topology
+            .agents
+            .iter()
+            .map(|agent| (&agent.name, agent.address.as_str(), agent.postgres_port))
+            .collect(),
     };
     let mut client = None;
     let mut next = 0;

@@ -84,9 +84,15 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
             self.read_everywhere(&superuser, &schema, &row).await;
             self.read_entrance(&superuser, &schema, &row).await;
             let start = Instant::now();
-            let dropped = sql::execute(&writer, &format!("DROP SCHEMA IF EXISTS {schema} CASCADE"), STATEMENT).await;
+            let dropped =
+                sql::execute(&writer, &format!("DROP SCHEMA IF EXISTS {schema} CASCADE"), STATEMENT).await;
             let dropped = dropped.map(|()| "nothing is left behind".to_owned());
-            self.note("remove what was written", start, dropped, &format!("Run `DROP SCHEMA {schema} CASCADE`."));
+            self.note(
+                "remove what was written",
+                start,
+                dropped,
+                &format!("Run `DROP SCHEMA {schema} CASCADE`."),
+            );
         }
     }
 
@@ -128,7 +134,12 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
         match attempt.await {
             Ok((client, server)) => {
                 let server = self.name_of(&server);
-                self.note(&format!("write through {place}"), start, Ok(format!("{server} acknowledged a row")), next);
+                self.note(
+                    &format!("write through {place}"),
+                    start,
+                    Ok(format!("{server} acknowledged a row")),
+                    next,
+                );
                 Some(client)
             }
             Err(error) => {
@@ -160,7 +171,12 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
                 Ok(Look::Replica { read, refused }) => {
                     self.note(&format!("read the row from the replica {name}"), read.0, read.1, &log);
                     let step = "Stop PostgreSQL there at once: a second writable server loses data.";
-                    self.note(&format!("see a write on the replica {name} refused"), refused.0, refused.1, step);
+                    self.note(
+                        &format!("see a write on the replica {name} refused"),
+                        refused.0,
+                        refused.1,
+                        step,
+                    );
                 }
             }
         }
@@ -169,7 +185,12 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
             [] => Err(SqlError::NoWay("no server accepts writes".to_owned())),
             several => Err(SqlError::NoWay(format!("{} accept writes", several.join(" and ")))),
         };
-        self.note("find exactly one server that accepts writes", Instant::now(), seen, "See `pgfleet status`.");
+        self.note(
+            "find exactly one server that accepts writes",
+            Instant::now(),
+            seen,
+            "See `pgfleet status`.",
+        );
     }
 
     /// Reads through the replicas' entry point, where there is one and somebody behind it.
@@ -221,11 +242,12 @@ async fn look(
     }
     let read = (start, await_row(&client, schema, row).await);
     let start = Instant::now();
-    let refused = match sql::execute(&client, &format!("INSERT INTO {schema}.proof VALUES ('no')"), STATEMENT).await {
-        Err(error) if error.is_read_only() => Ok("it says that it is read-only".to_owned()),
-        Err(error) => Err(error),
-        Ok(()) => Err(SqlError::NoWay("it was accepted".to_owned())),
-    };
+    let refused =
+        match sql::execute(&client, &format!("INSERT INTO {schema}.proof VALUES ('no')"), STATEMENT).await {
+            Err(error) if error.is_read_only() => Ok("it says that it is read-only".to_owned()),
+            Err(error) => Err(error),
+            Ok(()) => Err(SqlError::NoWay("it was accepted".to_owned())),
+        };
     Ok(Look::Replica { read, refused: (start, refused) })
 }
 
@@ -279,7 +301,8 @@ async fn entrances(topology: &Topology, access: &Access) -> Vec<Entrance> {
 pub async fn leader_host<'a>(topology: &'a Topology, access: &Access) -> Option<&'a AgentHost> {
     for agent in &topology.agents {
         if let Ok(cluster) = observe::cluster(access, agent).await
-            && let Some(leader) = cluster.members.iter().find(|member| super::status::is_leader(member.role.as_str()))
+            && let Some(leader) =
+                cluster.members.iter().find(|member| super::status::is_leader(member.role.as_str()))
         {
             return topology.agent(&leader.name);
         }

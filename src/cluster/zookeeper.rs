@@ -37,6 +37,9 @@ mod tests {
         assert_eq!(judge(said), DcsFacts { leader: false, ailment: None });
         assert!(judge(&said.replace("follower", "leader")).leader);
         let waiting = judge("This ZooKeeper instance is not currently serving requests\n");
-        assert_eq!(waiting.ailment.as_deref(), Some("This ZooKeeper instance is not currently serving requests"));
+        assert_eq!(
+            waiting.ailment.as_deref(),
+            Some("This ZooKeeper instance is not currently serving requests")
+        );
     }
 }
