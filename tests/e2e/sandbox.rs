@@ -1,6 +1,6 @@
 //! `pgfleet sandbox`: hosts that boot, break and vanish without a trace.
 
-use super::program::{Ran, Scratch, eventually, pgfleet, run};
+use super::harness::program::{Ran, Scratch, eventually, pgfleet, run};
 use pgfleet::model::Digest;
 use std::{
     fs,

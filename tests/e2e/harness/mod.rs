@@ -1,0 +1,9 @@
+//! What stories on real hosts are told with: the program, a cluster to tell them about, a client that
+//! writes without pause, and an eye on every node at once.
+
+#[allow(dead_code, reason = "each story uses some of it")]
+pub mod lab;
+pub mod postgres;
+pub mod program;
+pub mod sampler;
+pub mod writer;
