@@ -15,8 +15,9 @@ as_postgres!(a_diverged_primary_comes_back_by_a_rewind, async |lab| {
     let senders = old.session().await.senders;
     assert_eq!((senders[0].application_name.as_str(), senders[0].state.as_str()), ("new", "streaming"));
     let at_new = new.upstream(None);
-    assert_eq!(new.server.divergence(&old.upstream(None)).await.expect("an answer"), Divergence::InSync);
-
+    // An idle primary writes too, now and then.
+    let divergence = new.server.divergence(&old.upstream(None)).await.expect("an answer");
+    assert!(matches!(divergence, Divergence::InSync | Divergence::Behind), "{divergence:?}");
     new.server.stop_receiving(PATIENCE).await.expect("no walreceiver");
     old.execute("INSERT INTO events VALUES ('lost')").await;
     old.kill().await;
