@@ -97,3 +97,17 @@ as_postgres!(data_whose_configuration_lives_apart_is_adopted, async |lab| {
     assert_eq!(node.text("SHOW hba_file").await, data.join("pg_hba.conf").to_string_lossy());
     assert_eq!(node.text("SHOW port").await, node.server.settings().port.to_string());
 });
+
+as_postgres!(without_a_line_for_the_socket_the_agent_comes_by_tcp, async |lab| {
+    let node = lab.node("node");
+    let mut settings = (*node.server.settings()).clone();
+    settings.hba = ["host replication", "host all"].map(|line| format!("{line} all 127.0.0.1/32 md5")).into();
+    node.server.update(settings);
+    node.server.initdb().await.expect("initdb");
+    node.start(Role::Primary).await;
+    for _ in 0..3 {
+        node.session().await;
+        node.server.checkpoint().await.expect("a checkpoint");
+    }
+    assert_eq!(node.log().matches("no pg_hba.conf entry").count(), 1, "{}", node.log());
+});

@@ -4,7 +4,10 @@
 //! the agent. Whatever goes wrong, the connection is dropped and the next call makes a new one.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,6 +20,9 @@ use super::{Error, Server, Settings, error::reason};
 #[derive(Default)]
 pub(super) struct Monitor {
     client: Mutex<Option<Arc<Session>>>,
+    /// Whether TCP is what let us in last. A `pg_hba.conf` may have no line for the socket, and each
+    /// attempt that is refused is a line in the server's log.
+    by_tcp: AtomicBool,
 }
 
 /// An open connection and what it belongs to.
@@ -29,7 +35,7 @@ pub(super) struct Session {
 }
 
 /// A connection that was made long ago says nothing of whether the postmaster still takes new ones.
-const LIFETIME: Duration = Duration::from_secs(10);
+const LIFETIME: Duration = Duration::from_secs(30);
 
 impl Server {
     /// Runs `work` on the monitoring connection, within `query_timeout`.
@@ -67,7 +73,7 @@ impl Server {
         {
             return Ok(session.clone());
         }
-        let client = connect(settings, "postgres").await?;
+        let client = self.open(settings).await?;
         let session =
             Arc::new(Session { client, look: tokio::sync::OnceCell::new(), pid, opened: Instant::now() });
         *slot = Some(session.clone());
@@ -76,14 +82,35 @@ impl Server {
 
     /// A connection of its own for work that may take long. `limit` holds for connecting alone.
     pub(super) async fn connect(&self, limit: Duration) -> Result<Client, Error> {
-        timeout(limit, connect(&self.settings(), "postgres"))
+        timeout(limit, self.open(&self.settings()))
             .await
             .unwrap_or(Err(Error::Timeout { what: "connecting to PostgreSQL", limit }))
     }
+
+    /// Connects as the superuser: through the Unix socket or over TCP, first as it worked last.
+    async fn open(&self, settings: &Settings) -> Result<Client, Error> {
+        let socket = settings.socket().map(|socket| (false, socket.to_string_lossy().into_owned()));
+        let tcp = (true, settings.local_address().to_owned());
+        let mut ways: Vec<(bool, String)> = socket.into_iter().chain([tcp]).collect();
+        if self.monitor.by_tcp.load(Ordering::Relaxed) {
+            ways.reverse();
+        }
+        let mut failures = Vec::new();
+        for (by_tcp, at) in &ways {
+            match connect(settings, at).await {
+                Ok(client) => {
+                    self.monitor.by_tcp.store(*by_tcp, Ordering::Relaxed);
+                    return Ok(client);
+                }
+                Err(error) => failures.push(reason(&error)),
+            }
+        }
+        let at = ways.iter().map(|(_, at)| format!("{at}:{}", settings.port)).collect::<Vec<_>>().join(", ");
+        Err(Error::Connect { at, why: failures.join("; ") })
+    }
 }
 
-/// Connects as the superuser: through the Unix socket, else over TCP.
-async fn connect(settings: &Settings, database: &str) -> Result<Client, Error> {
+async fn connect(settings: &Settings, at: &str) -> Result<Client, tokio_postgres::Error> {
     // Nothing that the agent does is worth a line in a log of statements, least of all its roles; and
     // messages that are compared have to be in one language.
     let options = format!(
@@ -91,34 +118,19 @@ async fn connect(settings: &Settings, database: &str) -> Result<Client, Error> {
          -c lc_messages=C -c search_path=pg_catalog -c statement_timeout={}",
         settings.query_timeout.as_millis()
     );
-    let mut failures = Vec::new();
-    for at in settings
-        .socket()
-        .map(|socket| socket.to_string_lossy().into_owned())
-        .into_iter()
-        .chain([settings.local_address().to_owned()])
-    {
-        let mut config = Config::new();
-        config
-            .host(&at)
-            .port(settings.port)
-            .user(&settings.superuser.username)
-            .dbname(database)
-            .application_name("pgfleet")
-            .options(&options)
-            .connect_timeout(settings.query_timeout);
-        if let Some(password) = &settings.superuser.password {
-            config.password(password.expose());
-        }
-        match config.connect(NoTls).await {
-            Ok((client, connection)) => {
-                tokio::spawn(connection);
-                return Ok(client);
-            }
-            Err(error) => failures.push((at, reason(&error))),
-        }
+    let mut config = Config::new();
+    config
+        .host(at)
+        .port(settings.port)
+        .user(&settings.superuser.username)
+        .dbname("postgres")
+        .application_name("pgfleet")
+        .options(&options)
+        .connect_timeout(settings.query_timeout);
+    if let Some(password) = &settings.superuser.password {
+        config.password(password.expose());
     }
-    let at = failures.iter().map(|(at, _)| format!("{at}:{}", settings.port)).collect::<Vec<_>>().join(", ");
-    let why = failures.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; ");
-    Err(Error::Connect { at, why })
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
 }

@@ -18,6 +18,7 @@ mod error;
 mod facts;
 mod files;
 mod follow;
+mod handle;
 mod history;
 mod lifecycle;
 mod observe;
