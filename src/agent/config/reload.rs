@@ -47,7 +47,7 @@ fn compare(old: &Map<String, Value>, new: &Map<String, Value>, path: &str, chang
                 let at_start = |known: &&str| {
                     path == **known || path.strip_prefix(*known).is_some_and(|rest| rest.starts_with('.'))
                 };
-                let needs_agent_restart = AT_START.iter().any(|known| at_start(known));
+                let needs_agent_restart = AT_START.iter().any(at_start);
                 changes.push(Change { path, needs_agent_restart });
             }
         }

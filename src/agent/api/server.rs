@@ -1,0 +1,168 @@
+//! The HTTP server around [`route`]: reads requests, checks who asks, writes answers.
+
+use super::{
+    Content, Now, OperatorRequest, Reply, Request, Routed,
+    route::{is_unsafe, route},
+};
+use crate::{agent::config::Address, agent::view::View, model::Secret};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Query, State},
+    http::{self, HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use std::{collections::BTreeMap, io, sync::Arc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+
+/// How the API is served.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Name and password that unsafe requests need.
+    pub authentication: Option<(String, Secret)>,
+    pub extra_headers: BTreeMap<String, String>,
+}
+
+/// A configuration document is a few kilobytes.
+const LONGEST_BODY: usize = 1 << 20;
+
+struct Server {
+    view: watch::Receiver<Arc<View>>,
+    requests: mpsc::Sender<OperatorRequest>,
+    authentication: Option<(String, Secret)>,
+    extra_headers: HeaderMap,
+}
+
+/// Opens the sockets of `listen`: one address, several separated by commas, or `*`.
+pub async fn bind(listen: &Address) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for host in listen.host.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        let listener = match host {
+            "*" => match TcpListener::bind(("::", listen.port)).await {
+                Ok(listener) => Ok(listener),
+                // A machine without IPv6.
+                Err(_) => TcpListener::bind(("0.0.0.0", listen.port)).await,
+            },
+            host => TcpListener::bind((host, listen.port)).await,
+        };
+        listeners.push(listener.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {host}:{}: {error}", listen.port))
+        })?);
+    }
+    Ok(listeners)
+}
+
+/// Serves until it is dropped. Health checks are answered from the view; the rest goes to the loop.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    view: watch::Receiver<Arc<View>>,
+    requests: mpsc::Sender<OperatorRequest>,
+    options: Options,
+) -> io::Result<()> {
+    let extra_headers = options.extra_headers.iter().filter_map(|(name, value)| {
+        Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?))
+    });
+    let server = Arc::new(Server {
+        view,
+        requests,
+        authentication: options.authentication,
+        extra_headers: extra_headers.collect(),
+    });
+    let router = Router::new().fallback(handle).with_state(server);
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        let router = router.clone();
+        serving.spawn(async move { axum::serve(listener, router).await });
+    }
+    while let Some(ended) = serving.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
+}
+
+async fn handle(State(server): State<Arc<Server>>, request: http::Request<Body>) -> Response {
+    let reply = server.answer(request).await;
+    server.write(reply)
+}
+
+impl Server {
+    async fn answer(&self, request: http::Request<Body>) -> Reply {
+        let (head, body) = request.into_parts();
+        let method = head.method.as_str();
+        if is_unsafe(method) && !self.may(&head.headers) {
+            return Reply::text(
+                401,
+                if head.headers.contains_key(header::AUTHORIZATION) {
+                    "not authenticated"
+                } else {
+                    "no auth header received"
+                },
+            );
+        }
+        let has_body = head.headers.contains_key(header::CONTENT_LENGTH)
+            || head.headers.contains_key(header::TRANSFER_ENCODING);
+        let body = match axum::body::to_bytes(body, LONGEST_BODY).await {
+            Ok(body) => has_body.then_some(body),
+            Err(_) => return Reply::text(400, "the body cannot be read, or is too long"),
+        };
+        let query = Query::<Vec<(String, String)>>::try_from_uri(&head.uri).map(|Query(pairs)| pairs);
+        let query = query.unwrap_or_default();
+        let view = Arc::clone(&self.view.borrow());
+        let request = Request { method, path: head.uri.path(), query: &query, body: body.as_deref() };
+        match route(request, &view, Now::read()) {
+            Routed::Reply(reply) => reply,
+            Routed::Ask(operation) => {
+                let (reply, outcome) = oneshot::channel();
+                if self.requests.send(OperatorRequest { operation, reply }).await.is_err() {
+                    return Reply::text(503, "the agent is stopping");
+                }
+                match outcome.await {
+                    Ok(outcome) => outcome.into_reply(),
+                    Err(_) => Reply::text(503, "the agent could not say how it ended; look at /cluster"),
+                }
+            }
+        }
+    }
+
+    /// Whether the request carries the name and password that are configured, if any are.
+    fn may(&self, headers: &HeaderMap) -> bool {
+        let Some((username, password)) = &self.authentication else { return true };
+        let expected = STANDARD.encode(format!("{username}:{}", password.expose()));
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.split_once(' '));
+        given.is_some_and(|(scheme, credentials)| {
+            scheme.eq_ignore_ascii_case("basic") && same(credentials.trim().as_bytes(), expected.as_bytes())
+        })
+    }
+
+    fn write(&self, reply: Reply) -> Response {
+        let (kind, body) = match reply.content {
+            Content::Nothing => (None, Body::empty()),
+            Content::Text(text) => (Some("text/plain; charset=utf-8"), Body::from(text)),
+            Content::Json(value) => (Some("application/json"), Body::from(value.to_string())),
+            Content::Metrics(text) => (Some("text/plain; version=0.0.4; charset=utf-8"), Body::from(text)),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() =
+            StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.extend(self.extra_headers.clone());
+        if let Some(kind) = kind {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
+        if reply.status == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"pgfleet\""));
+        }
+        response
+    }
+}
+
+/// Compares in a time that does not tell where the difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
