@@ -7,7 +7,7 @@ use super::{
     error::{Error, Outcome},
 };
 use crate::{
-    engine::{Engine, Options, Report},
+    engine::{Engine, Mask, Options, Report},
     playbook::{Playbook, Sources},
     remote::protocol::Mode,
     ui::{
@@ -162,6 +162,7 @@ async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result
         templates: &context.templates,
         options: &options,
         sink,
+        mask: Mask::new(context.inventory.secrets()),
         cancel,
     };
     let report = engine.run(playbook).await;

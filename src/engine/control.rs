@@ -187,6 +187,7 @@ impl<'a> PlayRun<'_, 'a> {
                     .value(&value, scope, &task.at)
                     .map_err(|diagnostic| self.mistake(run, task, diagnostic))?;
                 let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
+                let text = self.engine.mask.text(&text);
                 let _ = self.engine.sink.send(Event::Said { host: run.host.name.clone(), text });
             }
             Action::SetFact(facts) => {

@@ -2,6 +2,7 @@
 
 use super::{
     event::{Event, Finding, Sink},
+    mask::Mask,
     report::{Change, HostFailure, Tally},
     worker::{Contents, Lost, Progress, Worker},
 };
@@ -38,6 +39,7 @@ pub struct Carrying<'a> {
     pub play: &'a str,
     pub sink: &'a Sink,
     pub stop: &'a CancellationToken,
+    pub mask: &'a Mask,
 }
 
 /// Why a host's part of a play ended early.
@@ -77,7 +79,7 @@ impl HostRun<'_> {
                     }
                 }
                 Progress::Waiting(message) => {
-                    let waiting = Event::Waiting { host: host.name.clone(), message: message.to_owned() };
+                    let waiting = Event::Waiting { host: host.name.clone(), message: with.mask.text(message) };
                     let _ = with.sink.send(waiting);
                 }
                 Progress::Finished(id, outcome) => {
@@ -96,7 +98,7 @@ impl HostRun<'_> {
             (Ok(outcomes), None) => Ok(outcomes),
             (Err(lost), None) => {
                 with.stop.cancel();
-                Err(Box::new(self.lost(lost, under_way, with.play)))
+                Err(Box::new(self.lost(lost, under_way, with)))
             }
         }
     }
@@ -131,17 +133,17 @@ impl HostRun<'_> {
         Box::new(failed(self.host, failure, step, play))
     }
 
-    fn lost(&self, lost: Lost, step: String, play: &str) -> HostFailure {
+    fn lost(&self, lost: Lost, step: String, with: &Carrying<'_>) -> HostFailure {
         let failure = Failure {
             message: lost.message,
-            last_lines: lost.last_lines,
+            last_lines: lost.last_lines.iter().map(|line| with.mask.text(line)).collect(),
             next_step: Some(format!(
                 "bring {} back and run the same command again: it goes on from where it stopped",
                 self.host.name
             )),
             ..Failure::default()
         };
-        HostFailure { unreachable: true, ..failed(self.host, failure, &step, play) }
+        HostFailure { unreachable: true, ..failed(self.host, failure, &step, with.play) }
     }
 }
 
@@ -154,6 +156,7 @@ fn book(
     outcome: &Outcome,
     with: &Carrying<'_>,
 ) -> Result<(), Stopped> {
+    let outcome = &with.mask.outcome(outcome);
     let warnings = outcome.warnings.clone();
     let finding = match &outcome.verdict {
         Verdict::Unchanged => {

@@ -7,6 +7,7 @@ mod control;
 mod event;
 mod host_run;
 mod lower;
+mod mask;
 mod play;
 mod report;
 mod run;
@@ -15,5 +16,6 @@ mod variables;
 mod worker;
 
 pub use event::{Event, Finding, Sink};
+pub use mask::Mask;
 pub use report::{Change, HostFailure, PlayTime, Report, Tally};
 pub use run::{Engine, Options};

@@ -3,6 +3,7 @@
 use super::{
     event::{Event, Sink},
     host_run::{Carrying, HostRun, Stopped},
+    mask::Mask,
     play::PlayRun,
     report::{HostFailure, PlayTime, Report},
     worker::{Contents, NoHands, Worker},
@@ -44,6 +45,7 @@ pub struct Engine<'a> {
     pub templates: &'a Templates,
     pub options: &'a Options,
     pub sink: Sink,
+    pub mask: Mask,
     /// Cancelled by Ctrl-C: hosts finish the step that they are in.
     pub cancel: CancellationToken,
 }
@@ -219,7 +221,7 @@ pub fn carrying<'c>(
     mode: Mode,
     stop: &'c CancellationToken,
 ) -> Carrying<'c> {
-    Carrying { mode, diff: engine.options.diff || mode == Mode::Check, play, sink: &engine.sink, stop }
+    Carrying { mode, diff: engine.options.diff || mode == Mode::Check, play, sink: &engine.sink, stop, mask: &engine.mask }
 }
 
 fn ordered(order: Order, mut hosts: Vec<&Host>) -> Vec<&Host> {
