@@ -79,7 +79,8 @@ impl HostRun<'_> {
                     }
                 }
                 Progress::Waiting(message) => {
-                    let waiting = Event::Waiting { host: host.name.clone(), message: with.mask.text(message) };
+                    let waiting =
+                        Event::Waiting { host: host.name.clone(), message: with.mask.text(message) };
                     let _ = with.sink.send(waiting);
                 }
                 Progress::Finished(id, outcome) => {

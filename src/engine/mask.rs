@@ -52,7 +52,8 @@ mod tests {
 
     #[test]
     fn a_secret_inside_of_another_is_masked_whole() {
-        let mask = Mask::new(vec![Secret::new("hunter2"), Secret::new("hunter2-and-more"), Secret::new("pg")]);
+        let mask =
+            Mask::new(vec![Secret::new("hunter2"), Secret::new("hunter2-and-more"), Secret::new("pg")]);
         assert_eq!(mask.text("pg: hunter2-and-more, hunter2"), "pg: ***, ***");
     }
 }

@@ -221,7 +221,14 @@ pub fn carrying<'c>(
     mode: Mode,
     stop: &'c CancellationToken,
 ) -> Carrying<'c> {
-    Carrying { mode, diff: engine.options.diff || mode == Mode::Check, play, sink: &engine.sink, stop, mask: &engine.mask }
+    Carrying {
+        mode,
+        diff: engine.options.diff || mode == Mode::Check,
+        play,
+        sink: &engine.sink,
+        stop,
+        mask: &engine.mask,
+    }
 }
 
 fn ordered(order: Order, mut hosts: Vec<&Host>) -> Vec<&Host> {
