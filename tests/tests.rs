@@ -4,6 +4,7 @@
 mod cases;
 mod e2e;
 mod postgres;
+mod shipped;
 mod simulation;
 mod ssh;
 mod tidy;

@@ -114,7 +114,8 @@ impl Inventory {
         let filled = fill::fill(draft, &self.groups, &base, facts, &templates, &mut wrong);
         wrong.into_warnings()?;
         let mut vars = filled.vars;
-        vars.extend(load::magic(host.name.as_str(), &host.groups));
+        // Facts and `inventory_hostname`, for playbooks and templates.
+        vars.extend(base);
         Ok(vars)
     }
 

@@ -13,7 +13,7 @@ mod sources;
 mod task;
 
 use crate::{
-    diagnostic::{Diagnostic, Diagnostics},
+    diagnostic::{Diagnostic, Diagnostics, Location},
     template::Templates,
     yaml::Document,
 };
@@ -103,13 +103,26 @@ impl Playbook {
                     && let Err(mut complaint) = templates.check_file(source)
                 {
                     if complaint.at.is_none() {
-                        complaint = self.illustrate(complaint.at(task.at.clone()));
+                        complaint = self.point_at(task, source, complaint);
                     }
                     wrong.push(complaint);
                 }
             }
             _ => {}
         }
+    }
+
+    /// The complaint, placed where a task has `text`; at the task when that can't be found.
+    fn point_at(&self, task: &Task, text: &str, complaint: Diagnostic) -> Diagnostic {
+        let lines = self.texts.get(&task.at.file).into_iter().flat_map(|source| source.lines().enumerate());
+        let found = lines.skip(task.at.line - 1).find_map(|(index, line)| {
+            line.find(text).map(|offset| (index + 1, line[..offset].chars().count() + 1))
+        });
+        let at = match found {
+            Some((line, column)) => Location::new(&task.at.file, line, column),
+            None => task.at.clone(),
+        };
+        self.illustrate(complaint.at(at).length(text.chars().count()).label("no such template"))
     }
 
     /// The complaint with the text of the file that it is about.

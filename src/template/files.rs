@@ -164,7 +164,8 @@ impl Part {
 }
 
 fn complaint(parts: &IndexMap<String, Part>, name: &str, error: &tera::Error, known: &[&str]) -> Diagnostic {
-    let found = explain(error, |name| parts.get(name).map(|part| &part.translation), known);
+    let text_of = |name: &str| parts.get(name).map_or("", |part| &part.text);
+    let found = explain(error, text_of, |name| parts.get(name).map(|part| &part.translation), known);
     match parts.get(&found.template).or_else(|| parts.get(name)) {
         Some(part) => part.complain(found),
         None => Diagnostic::error(found.message),

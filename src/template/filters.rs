@@ -314,9 +314,7 @@ fn ipaddr(value: &str, query: &str) -> TeraResult<Value> {
 }
 
 fn register_tests(tera: &mut Tera) {
-    for name in ["mapping"] {
-        tera.register_test(name, |value: Value, _: Kwargs, _: &State| value.is_map());
-    }
+    tera.register_test("mapping", |value: Value, _: Kwargs, _: &State| value.is_map());
     tera.register_test("sequence", |value: Value, _: Kwargs, _: &State| value.is_array());
     tera.register_test("boolean", |value: Value, _: Kwargs, _: &State| value.is_bool());
     tera.register_test("divisibleby", |value: i128, args: Kwargs, _: &State| {

@@ -261,7 +261,12 @@ impl Templates {
         let origin = Origin { text, at, file: self.files.source(&at.file) };
         dress(
             &origin,
-            explain(error, |name| (name == ONE_OFF || name.is_empty()).then_some(translation), known),
+            explain(
+                error,
+                |_| text,
+                |name| (name == ONE_OFF || name.is_empty()).then_some(translation),
+                known,
+            ),
         )
     }
 

@@ -85,9 +85,12 @@ pub(super) struct Complaint {
 /// Reads one of Tera's errors. `known` are the variables that exist.
 pub(super) fn explain<'k>(
     error: &tera::Error,
+    text_of: impl Fn(&str) -> &'k str,
     translation_of: impl Fn(&str) -> Option<&'k Translation>,
     known: &[&str],
 ) -> Complaint {
+    // What cannot be compiled is wrong whatever the variables are.
+    let rendering = matches!(error.kind(), ErrorKind::RenderingError(_));
     let (message, template, span) = match error.kind() {
         ErrorKind::SyntaxError(report) | ErrorKind::RenderingError(report) => {
             (report.message().to_owned(), report.filename().to_owned(), Some(report.span().range.clone()))
@@ -111,15 +114,16 @@ pub(super) fn explain<'k>(
         }
         _ => 0..1,
     };
+    let text = text_of(&template);
     // A filter that was handed an undefined value knows no names: find the variable that is meant.
-    let undefined = translation_of(&template).and_then(|translation| {
+    let undefined = translation_of(&template).filter(|_| rendering).and_then(|translation| {
         let block = block_around(translation, &part);
         block.into_iter().find(|used| !used.guarded && !known.contains(&used.name.as_str())).cloned()
     });
     if let Some(used) = undefined {
         return Complaint { template, ..undefined_variable(&used, known) };
     }
-    let (message, label, help) = reword(&message, known);
+    let (message, label, help) = reword(&message, text.get(part.clone()).unwrap_or_default(), known);
     Complaint { message, label, help, part, template }
 }
 
@@ -146,7 +150,8 @@ pub(super) fn undefined_variable(used: &Use, known: &[&str]) -> Complaint {
     }
 }
 
-fn reword(message: &str, known: &[&str]) -> (String, String, Vec<String>) {
+/// Tera's sentence in our words. `part` is the text that it is about.
+fn reword(message: &str, part: &str, known: &[&str]) -> (String, String, Vec<String>) {
     let quoted = |prefix: &str| {
         let rest = message.strip_prefix(prefix)?.strip_prefix('`')?;
         rest.split_once('`').map(|(name, rest)| (name.to_owned(), rest.to_owned()))
@@ -182,6 +187,44 @@ fn reword(message: &str, known: &[&str]) -> (String, String, Vec<String>) {
     }
     if let Some((name, _)) = quoted("Unknown template ") {
         return (format!("template `{name}` does not exist"), "included here".to_owned(), Vec::new());
+    }
+    let plain = |message: String, label: &str, help: &str| (message, label.to_owned(), vec![help.to_owned()]);
+    if message.starts_with("Tried to render a variable that is undefined") {
+        return (
+            format!("undefined attribute `{part}`"),
+            "the value has no such attribute".to_owned(),
+            Vec::new(),
+        );
+    }
+    if message.contains("not possible on type `undefined`") {
+        let label = "a variable or an attribute in it is not set";
+        return (format!("`{part}` is undefined"), label.to_owned(), Vec::new());
+    }
+    if message.starts_with("Unexpected end of input") {
+        return plain(
+            "the template ends too early".to_owned(),
+            "something is open here",
+            "a `{{`, or a tag such as `{% if %}` or `{% for %}`, is not closed",
+        );
+    }
+    if message.starts_with("Found `}}` but expected") || message.starts_with("Found `%}` but expected") {
+        return (
+            "the expression ends too early".to_owned(),
+            "something is missing behind this".to_owned(),
+            Vec::new(),
+        );
+    }
+    if message.starts_with("Unknown tag") {
+        return plain(
+            format!("unexpected tag `{part}`"),
+            "no such tag, or not here",
+            "each tag is closed by its own: `{% for %}` by `{% endfor %}`, `{% if %}` by `{% endif %}`",
+        );
+    }
+    if message.contains("but expected identifier") {
+        let help =
+            "arguments of functions, and of filters that Ansible doesn't have, are written `name=value`";
+        return plain("an argument without a name".to_owned(), "expected `name=value`", help);
     }
     let mut text = message.trim_end_matches('.').to_owned();
     if let Some(first) = text.get(..1) {

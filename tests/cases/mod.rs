@@ -4,6 +4,8 @@
 
 mod arguments;
 mod inventory;
+mod playbook;
+mod template;
 
 use std::{
     fs,
