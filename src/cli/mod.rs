@@ -1,11 +1,13 @@
 //! A file per command: its arguments, and what it prints. No decisions. Start reading at [`main`].
 
+mod check;
 pub mod common;
 mod completions;
 mod context;
 mod deploy;
 pub mod error;
 mod exit;
+mod init;
 mod reach;
 mod remote;
 mod sandbox;
@@ -34,6 +36,8 @@ struct Cli {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Init(init::Args),
+    Check(check::Args),
     Plan(deploy::PlanArgs),
     Bootstrap(deploy::BootstrapArgs),
     Apply(deploy::ApplyArgs),
@@ -57,6 +61,8 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Outcome {
     match command {
+        Command::Init(args) => init::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Plan(args) => on_cluster(&args.common.clone(), deploy::plan(args)),
         Command::Bootstrap(args) => on_cluster(&args.common.clone(), deploy::bootstrap(args)),
         Command::Apply(args) => on_cluster(&args.common.clone(), deploy::apply(args)),

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{diagnostic::Diagnostics, model::HostName};
 use indexmap::{IndexMap, IndexSet};
+use serde_json::Value;
 use std::{collections::HashSet, sync::Arc};
 
 /// A host with the definitions that hold for it.
@@ -22,6 +23,19 @@ pub(super) struct Draft {
 impl Draft {
     pub(super) fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|own| own == group)
+    }
+
+    /// Whether a text of its variables has the word.
+    pub(super) fn mentions(&self, word: &str) -> bool {
+        fn within(value: &Value, word: &str) -> bool {
+            match value {
+                Value::String(text) => text.contains(word),
+                Value::Array(items) => items.iter().any(|item| within(item, word)),
+                Value::Object(map) => map.values().any(|value| within(value, word)),
+                _ => false,
+            }
+        }
+        self.vars.values().any(|definition| within(&definition.value, word))
     }
 }
 

@@ -15,6 +15,7 @@ mod pattern;
 mod range;
 pub mod reference;
 mod settings;
+mod sketch;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub mod variable;
 
 pub use connection::Connection;
 pub use settings::{Credentials, Dcs, Ports, Vip};
+pub use sketch::{Machine, Sketch};
 
 use crate::{
     diagnostic::{Diagnostic, Diagnostics},
@@ -107,7 +109,9 @@ impl Inventory {
         let Some(draft) = self.drafts.get(&host.name) else { return Ok(self.variables(host)) };
         let mut wrong = Diagnostics::default();
         let mut templates = Templates::new(Vec::new())?;
-        templates.share(&self.global)?;
+        // `hostvars` is large, and rarely looked at.
+        let shared = self.global.iter().filter(|(name, _)| *name != "hostvars" || draft.mentions("hostvars"));
+        templates.share(&shared.map(|(name, value)| (name.clone(), value.clone())).collect())?;
         let mut base = load::magic(host.name.as_str(), &host.groups);
         base.insert("ansible_facts".to_owned(), Value::Object(facts.clone()));
         base.extend(facts.iter().map(|(name, value)| (format!("ansible_{name}"), value.clone())));

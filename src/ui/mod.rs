@@ -3,6 +3,7 @@
 
 mod diff;
 pub mod progress;
+pub mod prompt;
 pub mod recap;
 
 use crate::diagnostic::Diagnostic;
