@@ -87,7 +87,11 @@ pub fn run(args: &Args) -> Outcome {
         Error::failed(anyhow::Error::new(error).context(message))
     })?;
     let file = args.file.display();
-    ui::note(&format!("Wrote {file}: cluster `{}`, {} of PostgreSQL.", sketch.cluster, hosts(sketch.postgres.len())));
+    ui::note(&format!(
+        "Wrote {file}: cluster `{}`, {} of PostgreSQL.",
+        sketch.cluster,
+        hosts(sketch.postgres.len())
+    ));
     ui::note("Next:");
     ui::note(&format!("  pgfleet check -i {file}                        is it right?"));
     ui::note(&format!("  pgfleet sandbox up -i {file} --name try        machines to try it on, or"));
@@ -102,17 +106,27 @@ fn hosts(count: usize) -> String {
 
 fn from_flags(args: &Args, postgres: &str) -> Result<Sketch, Error> {
     let machines = |flag: &str, prefix: &str, list: &str, known: &[Machine]| {
-        Sketch::machines(prefix, list, known)
-            .map_err(|problem| Error::usage(format!("{flag}: {problem}"), "write hosts as NAME=ADDRESS or ADDRESS, separated by commas"))
+        Sketch::machines(prefix, list, known).map_err(|problem| {
+            Error::usage(
+                format!("{flag}: {problem}"),
+                "write hosts as NAME=ADDRESS or ADDRESS, separated by commas",
+            )
+        })
     };
     let postgres = machines("--postgres", "pg", postgres, &[])?;
     if postgres.is_empty() {
-        return Err(Error::usage("--postgres names no host", "name at least one, as NAME=ADDRESS or ADDRESS"));
+        return Err(Error::usage(
+            "--postgres names no host",
+            "name at least one, as NAME=ADDRESS or ADDRESS",
+        ));
     }
     let etcd = match &args.etcd {
         Some(list) => machines("--etcd", "etcd", list, &postgres)?,
         None => Sketch::etcd_beside(&postgres).ok_or_else(|| {
-            let next = format!("add a third machine: --etcd {},{},etcd-3=ADDRESS", postgres[0].name, postgres[1].name);
+            let next = format!(
+                "add a third machine: --etcd {},{},etcd-3=ADDRESS",
+                postgres[0].name, postgres[1].name
+            );
             Error::usage("two hosts have no majority when one of them fails", next)
         })?,
     };
@@ -143,7 +157,12 @@ fn cluster(args: &Args) -> Result<Scope, Error> {
 }
 
 fn from_answers(args: &Args) -> Result<Sketch, Error> {
-    let gone = || Error::usage("the questions were not answered", "give the answers as flags; see `pgfleet init --help`");
+    let gone = || {
+        Error::usage(
+            "the questions were not answered",
+            "give the answers as flags; see `pgfleet init --help`",
+        )
+    };
     let ask = |question: &str, default: &str, accept: &dyn Fn(&str) -> Result<(), String>| {
         prompt::text(question, default, accept).ok_or_else(gone)
     };
@@ -154,22 +173,30 @@ fn from_answers(args: &Args) -> Result<Sketch, Error> {
         }
     };
     let read = |prefix: &str, text: &str, known: &[Machine]| {
-        Sketch::machines(prefix, text, known).map_err(|problem| Error::usage(problem, "run the command again"))
+        Sketch::machines(prefix, text, known)
+            .map_err(|problem| Error::usage(problem, "run the command again"))
     };
     let name = args.name.as_ref().map_or("main", Scope::as_str);
     let is_name = |text: &str| text.parse::<Scope>().map(|_| ()).map_err(|error| error.to_string());
     let answer = ask("Name of the cluster", name, &is_name)?;
     let cluster = answer.parse::<Scope>().map_err(Error::failed)?;
-    let answer = ask("Hosts of PostgreSQL, as NAME=ADDRESS or ADDRESS, with commas between", "", &list("pg", Vec::new(), 1))?;
+    let answer = ask(
+        "Hosts of PostgreSQL, as NAME=ADDRESS or ADDRESS, with commas between",
+        "",
+        &list("pg", Vec::new(), 1),
+    )?;
     let postgres = read("pg", &answer, &[])?;
     let proposed = Sketch::etcd_beside(&postgres);
-    let proposed = proposed.iter().flatten().map(|machine| machine.name.to_string()).collect::<Vec<_>>().join(",");
+    let proposed =
+        proposed.iter().flatten().map(|machine| machine.name.to_string()).collect::<Vec<_>>().join(",");
     let odd = list("etcd", postgres.clone(), 1);
     let known = postgres.clone();
     let odd = move |text: &str| {
         odd(text)?;
         match Sketch::machines("etcd", text, &known)?.len() {
-            count if count % 2 == 0 => Err(format!("{count} is even; an odd number keeps its majority longer")),
+            count if count % 2 == 0 => {
+                Err(format!("{count} is even; an odd number keeps its majority longer"))
+            }
             _ => Ok(()),
         }
     };
@@ -180,11 +207,17 @@ fn from_answers(args: &Args) -> Result<Sketch, Error> {
     let haproxy = read("haproxy", &answer, &known)?;
     let vip = match haproxy.len() {
         0 | 1 => None,
-        _ => Some(ask("Virtual address that they share, as ADDRESS/PREFIX, empty for none", "", &|_| Ok(()))?)
-            .filter(|vip| !vip.is_empty()),
+        _ => {
+            Some(ask("Virtual address that they share, as ADDRESS/PREFIX, empty for none", "", &|_| Ok(()))?)
+                .filter(|vip| !vip.is_empty())
+        }
     };
     let user = ask("User that SSH logs in as", args.user.as_deref().unwrap_or("root"), &|_| Ok(()))?;
-    let modes = ["off: fastest; a failover may lose the last moment", "on: waits for a replica", "quorum: waits for any of the replicas"];
+    let modes = [
+        "off: fastest; a failover may lose the last moment",
+        "on: waits for a replica",
+        "quorum: waits for any of the replicas",
+    ];
     let mode = match postgres.len() {
         1 => 0,
         _ => prompt::choice("Does a commit wait for replicas?", &modes).ok_or_else(gone)?,

@@ -48,7 +48,9 @@ impl Sketch {
     pub fn text(&self) -> String {
         let mut file = Text { text: String::new(), written: Vec::new() };
         file.line("# An inventory of pgfleet. Every variable and its default: docs/variables.md.");
-        file.line("# Passwords that are not set here are generated once and kept beside this file; keep both.");
+        file.line(
+            "# Passwords that are not set here are generated once and kept beside this file; keep both.",
+        );
         file.line("all:");
         file.line("  vars:");
         file.line("    # The cluster's name. It cannot be changed later.");
@@ -71,7 +73,9 @@ impl Sketch {
         file.line("    # postgres_hba:");
         file.line("    #   - host all all 10.0.0.0/8 scram-sha-256");
         file.line("");
-        file.line("    # Whether a commit waits for replicas, so that no failover loses it: off, on, quorum.");
+        file.line(
+            "    # Whether a commit waits for replicas, so that no failover loses it: off, on, quorum.",
+        );
         file.line(&format!("    synchronous_mode: {}", self.synchronous_mode));
         if let Some(vip) = &self.vip {
             file.line("");
@@ -80,7 +84,9 @@ impl Sketch {
         }
         if !self.haproxy.is_empty() {
             file.line("");
-            file.line("    # Clients that write connect to the first port, those that only read to the second.");
+            file.line(
+                "    # Clients that write connect to the first port, those that only read to the second.",
+            );
             file.line("    haproxy_primary_port: 5000");
             file.line("    haproxy_replica_port: 5001");
         }
@@ -124,7 +130,11 @@ impl Text {
             if self.written.contains(&machine.name) {
                 self.line(&format!("        {}:", machine.name));
             } else {
-                self.line(&format!("        {}: {{ansible_host: {}}}", machine.name, quoted(&machine.address)));
+                self.line(&format!(
+                    "        {}: {{ansible_host: {}}}",
+                    machine.name,
+                    quoted(&machine.address)
+                ));
                 self.written.push(machine.name.clone());
             }
         }
