@@ -178,7 +178,7 @@ impl Beside {
     }
 
     /// Where the new content waits.
-    pub fn path(&self) -> &Path {
+    pub fn waiting_at(&self) -> &Path {
         &self.temporary
     }
 

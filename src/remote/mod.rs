@@ -18,6 +18,8 @@ pub mod protocol;
 pub mod resource;
 mod server;
 mod systemd;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 pub use arguments::Permissions;

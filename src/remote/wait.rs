@@ -2,7 +2,7 @@
 //! deadline or when the run is cancelled.
 
 use crate::remote::{
-    host::{Context, failure, failure_with},
+    host::{Context, failure_with},
     protocol::Failure,
 };
 use std::time::{Duration, Instant};
@@ -47,7 +47,10 @@ pub(crate) async fn until(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = context.host.cancelled.cancelled() => {
-                return Err(failure(format!("cancelled while waiting: {told}")));
+                return Err(failure_with(
+                    format!("cancelled while waiting: {told}"),
+                    "run the same command again to go on from here",
+                ));
             }
         }
         pause = (pause * 2).min(PAUSE_MAX);

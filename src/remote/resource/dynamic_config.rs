@@ -64,7 +64,7 @@ impl DynamicConfig {
 }
 
 fn said(url: &str, response: &Response) -> String {
-    format!("{url}: status {} {}", response.status, response.text().trim())
+    format!("{url}: status {} {}", response.status, response.text()).trim_end().to_owned()
 }
 
 /// The part of `wanted` that `current` lacks: what to PATCH so that, merged, everything wanted holds.

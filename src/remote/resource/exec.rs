@@ -2,7 +2,7 @@
 
 use crate::remote::{
     command::{Invocation, Output},
-    host::{Context, Finding, Manage, failure},
+    host::{Context, Finding, Manage, failure, failure_with},
     protocol::{Failure, Mode},
 };
 use indexmap::IndexMap;
@@ -178,8 +178,14 @@ impl Run<'_> {
     fn verify(&self, context: &Context<'_>) -> Result<(), Failure> {
         let exists = |pattern: &str| matches(context, self.chdir, pattern);
         match (self.creates.filter(|path| !exists(path)), self.removes.filter(|path| exists(path))) {
-            (Some(path), _) => Err(failure(format!("the command succeeded, but {path} does not exist"))),
-            (None, Some(path)) => Err(failure(format!("the command succeeded, but {path} still exists"))),
+            (Some(path), _) => Err(failure_with(
+                format!("the command succeeded, but {path} does not exist"),
+                "correct `creates`, or the command",
+            )),
+            (None, Some(path)) => Err(failure_with(
+                format!("the command succeeded, but {path} still exists"),
+                "correct `removes`, or the command",
+            )),
             (None, None) => Ok(()),
         }
     }

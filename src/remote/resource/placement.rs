@@ -83,7 +83,7 @@ impl<'a> Placement<'a> {
         }
         let beside = Beside::write(&path, content, attributes.or(found.as_ref()))?;
         if let Some(validate) = self.validate {
-            accept(host, validate, beside.path(), self.path).await?;
+            accept(host, validate, beside.waiting_at(), self.path).await?;
         }
         beside.commit()
     }

@@ -61,8 +61,9 @@ impl PostgresCluster {
         let url = format!("{}/cluster", self.url.trim_end_matches('/'));
         let response = Call::get(&url).limit(ATTEMPT).run().await;
         let response = response.map_err(|error| format!("the agent does not answer: {error}"))?;
-        let document: Value = serde_json::from_slice(&response.body)
-            .map_err(|_| format!("{url}: status {} {}", response.status, response.text().trim()))?;
+        let document: Value = serde_json::from_slice(&response.body).map_err(|_| {
+            format!("{url}: status {} {}", response.status, response.text()).trim_end().to_owned()
+        })?;
         match self.judge(&document) {
             Ok(()) => Ok(()),
             Err(Missing { what, member: None }) => Err(what),

@@ -150,7 +150,8 @@ impl Unarchive {
         let explain = |error: std::io::Error| files::explain("unpack into", &dest, &error);
         let damaged = |error: std::io::Error| {
             failure_with(
-                format!("the archive can't be read: {error}"),
+                // Where exactly it stumbled is of no use to anybody, and may be long.
+                format!("the archive can't be read: {}", first_words(&error.to_string())),
                 "expected a .tar.gz or .tar; see whether it is complete",
             )
         };
@@ -216,6 +217,10 @@ impl Unarchive {
         }
         Ok(false)
     }
+}
+
+fn first_words(text: &str) -> &str {
+    text.split([':', '\n']).next().unwrap_or(text)
 }
 
 impl Manage for Unarchive {
