@@ -41,12 +41,12 @@ check: ## Format, lints, licences and banned crates
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo deny --locked check bans licenses sources
 
-test: setup-test check build ## Every test, end to end ones included
-	PGFLEET_BIN=$(abspath $(PGFLEET)) cargo nextest run --locked --no-fail-fast
+test: setup-test check ## Every test, end to end ones included
+	cargo nextest run --locked --no-fail-fast
 	@echo "Left out: the repetitions of 'make test-long' (20 kills over a bootstrap, long fault rounds) and the advisory database, which needs the internet."
 
-test-long: setup-test build ## The repetitions that do not fit into `make test`
-	PGFLEET_BIN=$(abspath $(PGFLEET)) cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only
+test-long: setup-test ## The repetitions that do not fit into `make test`
+	cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only
 	@echo "Left out: nothing."
 
 bench: setup-test build ## Speed, side by side with the references, in one run

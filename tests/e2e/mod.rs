@@ -1,6 +1,10 @@
 //! Stories on real systemd hosts. They need root and fail, rather than pass by being skipped, where a
 //! sandbox cannot be made.
 
+mod again;
+mod faults;
 mod harness;
 mod harness_itself;
+mod kills;
 mod sandbox;
+mod stories;
