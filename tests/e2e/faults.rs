@@ -74,7 +74,9 @@ fn the_agent_hangs() {
     fault(&lab, "SIGSTOP of the agent", stop, |host| {
         // systemd's watchdog ends what hangs; whoever comes after it is not stopped.
         eventually("the agent runs again", COMES_BACK, || {
-            let state = lab.scratch.on(host, "ps -o stat= -p $(systemctl show -p MainPID --value pgfleet-agent) || true");
+            let state = lab
+                .scratch
+                .on(host, "ps -o stat= -p $(systemctl show -p MainPID --value pgfleet-agent) || true");
             (!state.is_empty() && !state.starts_with('T')).then_some(())
         });
     });

@@ -23,8 +23,11 @@ fn result(lab: &Lab) -> BTreeMap<String, String> {
 }
 
 /// The same passwords for every cluster here, so that equal results have equal files.
-const PASSWORDS: [&str; 3] =
-    ["superuser_password=one-for-the-test", "replication_password=two-for-the-test", "rewind_password=three-for-the-test"];
+const PASSWORDS: [&str; 3] = [
+    "superuser_password=one-for-the-test",
+    "replication_password=two-for-the-test",
+    "rewind_password=three-for-the-test",
+];
 
 /// How long an undisturbed bootstrap takes here and now, and what it leaves.
 fn undisturbed() -> (Duration, BTreeMap<String, String>) {

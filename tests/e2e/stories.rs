@@ -76,7 +76,11 @@ fn seven_machines_with_etcd_from_an_archive() {
     for host in ["etcd-1", "etcd-2", "etcd-3"] {
         assert_eq!(lab.scratch.on(host, "dpkg-query -W -f '${Status}' etcd-server || echo absent"), "absent");
         let settings = lab.scratch.on(host, "cat /etc/default/etcd");
-        assert!(settings.contains("ETCD_INITIAL_CLUSTER_STATE=existing") || settings.contains("ETCD_INITIAL_CLUSTER_STATE=\"existing\""), "{settings}");
+        assert!(
+            settings.contains("ETCD_INITIAL_CLUSTER_STATE=existing")
+                || settings.contains("ETCD_INITIAL_CLUSTER_STATE=\"existing\""),
+            "{settings}"
+        );
         lab.scratch.on(host, "systemctl restart etcd");
         lab.until_healthy(TAKEOVER);
     }
@@ -88,7 +92,8 @@ fn seven_machines_with_etcd_from_an_archive() {
 fn two_nodes_and_a_virtual_address() {
     let lab = Lab::bootstrapped_with("two-nodes-and-a-vip", "bookworm", &["postgres_version=15"]);
     let entry = lab.write_entry();
-    let holder = |lab: &Lab| lab.status().and_then(|status| Some(status["vip"]["holder"].as_str()?.to_owned()));
+    let holder =
+        |lab: &Lab| lab.status().and_then(|status| Some(status["vip"]["holder"].as_str()?.to_owned()));
     let held = holder(&lab).expect("the address is held");
     assert_eq!(lab.sql(entry, "SELECT pg_is_in_recovery()").unwrap()[0][0], "f");
     lab.sql(entry, "CREATE TABLE files (name text)").unwrap();
