@@ -2,6 +2,7 @@
 //! configuration of the cluster. Owns what the words mean; never talks to the store or to PostgreSQL.
 
 mod address;
+mod cache;
 mod effective;
 mod environment;
 mod read;
@@ -12,6 +13,7 @@ mod source;
 mod tests;
 
 pub use address::Address;
+pub use cache::Cache;
 pub use effective::Effective;
 pub use reload::Change;
 

@@ -154,6 +154,11 @@ impl Gateway {
         }))
     }
 
+    /// How long [`Gateway::call`] may take: one attempt at each endpoint.
+    pub fn longest_call(&self) -> Duration {
+        self.request_timeout * u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX)
+    }
+
     /// Begins the next call at another endpoint than this one.
     pub fn avoid(&self, endpoint: usize) {
         let next = (endpoint + 1) % self.endpoints.len().max(1);

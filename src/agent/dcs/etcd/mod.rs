@@ -7,6 +7,7 @@
 //! lease. Later elections in etcd only make leases longer.
 
 mod gateway;
+mod lease;
 mod messages;
 #[cfg(test)]
 mod tests;
@@ -21,11 +22,12 @@ use super::{
 use crate::contract::{MemberDocument, Revision, StatusDocument, Term};
 use crate::model::{MemberName, Scope};
 use gateway::{Answer, Gateway, GatewayError};
-use messages::{created_at, has_value, leased_by, modified_at, number, range, txn};
-use serde_json::{Value, json};
+use lease::Held;
+use messages::{created_at, has_value, modified_at, range, txn};
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -66,15 +68,6 @@ struct Shared {
     gateway: Gateway,
     layout: Layout,
     sight: watch::Sender<Sight>,
-}
-
-/// The lease under this member's keys.
-#[derive(Clone, Copy)]
-struct Held {
-    id: i64,
-    /// The ttl that it was asked for with; etcd may have granted more.
-    asked: Duration,
-    lease: Lease,
 }
 
 /// Keys by their name below the cluster's prefix, as they were at one revision.
@@ -164,129 +157,6 @@ impl Etcd {
 
     fn layout(&self) -> &Layout {
         &self.0.shared.layout
-    }
-
-    fn held(&self) -> MutexGuard<'_, Option<Held>> {
-        self.0.lease.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ttl(&self) -> Duration {
-        *self.0.ttl.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Forgets a lease that etcd does not know any more.
-    fn forget(&self, id: i64) {
-        let mut held = self.held();
-        if held.is_some_and(|held| held.id == id) {
-            *held = None;
-        }
-    }
-
-    /// This member's lease; a new one where it has none.
-    async fn lease(&self) -> Result<Held, Unreachable> {
-        let _granting = self.0.granting.lock().await;
-        let known = *self.held();
-        match known {
-            Some(held) => Ok(held),
-            None => {
-                let granted = self.grant().await?;
-                *self.held() = Some(granted);
-                Ok(granted)
-            }
-        }
-    }
-
-    async fn grant(&self) -> Result<Held, Unreachable> {
-        let asked = self.ttl();
-        let seconds = asked.as_millis().div_ceil(1000).max(1);
-        let answer =
-            self.shared().gateway.call("/v3/lease/grant", &json!({"TTL": seconds.to_string()})).await?;
-        let (id, ttl) = (number(&answer.body["ID"]), number(&answer.body["TTL"]));
-        match u64::try_from(ttl) {
-            Ok(ttl) if ttl > 0 && id != 0 => {
-                let lease = Lease { sent_at: answer.sent_at, ttl: Duration::from_secs(ttl) };
-                Ok(Held { id, asked, lease })
-            }
-            _ => Err(not_understood()),
-        }
-    }
-
-    /// Ends a lease that has no keys any more, without waiting for it. If that fails it runs out by itself.
-    fn revoke_later(&self, id: i64) {
-        let shared = Arc::clone(&self.0.shared);
-        tokio::spawn(async move {
-            drop(shared.gateway.call("/v3/lease/revoke", &json!({"ID": id.to_string()})).await);
-        });
-    }
-
-    /// Moves this member's keys to a lease with the ttl that is wanted now. Whatever goes wrong leaves them
-    /// where they are.
-    async fn exchange(&self, old: Held) -> Result<(), Unreachable> {
-        let new = self.grant().await?;
-        let contents = self.shared().read().await?;
-        let paths: Vec<String> = contents
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.lease == old.id)
-            .map(|(name, _)| format!("{}{name}", self.layout().prefix()))
-            .collect();
-        let compare = paths.iter().map(|path| leased_by(path, old.id)).collect();
-        let moves = paths.iter().map(|path| messages::put_lease(path, new.id)).collect();
-        let answer = self.shared().gateway.call("/v3/kv/txn", &txn(compare, moves, vec![])).await?;
-        let (moved, _) = messages::outcome(&answer.body);
-        if moved {
-            *self.held() = Some(new);
-        }
-        self.revoke_later(if moved { old.id } else { new.id });
-        Ok(())
-    }
-
-    /// One keepalive and the read that proves it. `None`: it proves nothing, try again.
-    async fn keep_alive(&self, held: Option<Term>) -> Result<Option<Renewal>, Failure> {
-        let current = self.lease().await?;
-        let request = json!({"ID": current.id.to_string()});
-        let gateway = &self.shared().gateway;
-        let (answer, alive) = match gateway.call("/v3/lease/keepalive", &request).await {
-            Ok(answer) => {
-                let ttl = number(&answer.body["result"]["TTL"]);
-                (Some(answer), u64::try_from(ttl).ok().filter(|ttl| *ttl > 0))
-            }
-            Err(GatewayError::LeaseNotFound) => (None, None),
-            Err(error) => return Err(error.into()),
-        };
-        let contents = match &answer {
-            Some(answer) => self.shared().read_at(answer.endpoint).await?,
-            None => self.shared().read().await?,
-        };
-        let snapshot = self.shared().show(&contents.entries, contents.revision);
-        if let Some(term) = held {
-            let leader = self.still_leads(&contents.entries, term)?;
-            if leader.lease != current.id {
-                // An exchange of leases whose answer was lost. The lease that counts is the key's.
-                *self.held() = Some(Held { id: leader.lease, ..current });
-                return Ok(None);
-            }
-        }
-        let (Some(answer), Some(ttl)) = (answer, alive) else {
-            self.forget(current.id);
-            return match held {
-                // The key is there and its lease is not: one of two answers is out of date.
-                Some(_) => {
-                    *self.held() = Some(current);
-                    Err(Unreachable("etcd contradicts itself about the lease".to_owned()).into())
-                }
-                None => Ok(None),
-            };
-        };
-        let raft_term = messages::header(&answer.body["result"]).map(|(_, raft_term)| raft_term);
-        if raft_term != Some(contents.raft_term) {
-            return Ok(None);
-        }
-        let lease = Lease { sent_at: answer.sent_at, ttl: Duration::from_secs(ttl) };
-        if let Some(held) = self.held().as_mut().filter(|held| held.id == current.id) {
-            held.lease = lease;
-        }
-        Ok(Some(Renewal { lease, snapshot }))
     }
 
     /// The leader key, if it is this member's of this term; else who has it.
@@ -420,19 +290,7 @@ impl Store for Etcd {
     }
 
     async fn renew(&self, held: Option<Term>) -> Result<Renewal, Failure> {
-        let current = *self.held();
-        if let Some(current) = current.filter(|current| current.asked != self.ttl()) {
-            // A failure is not the end: the old lease is renewed below, and the exchange tried next time.
-            drop(self.exchange(current).await);
-        }
-        for _ in 0..3 {
-            match self.keep_alive(held).await {
-                Ok(Some(renewal)) => return Ok(renewal),
-                Ok(None) => {}
-                Err(why) => return Err(why),
-            }
-        }
-        Err(Unreachable("etcd is electing a leader".to_owned()).into())
+        self.renew_lease(held).await
     }
 
     async fn acquire_leader(&self, sync: Option<Revision>) -> Result<Leadership, Failure> {
@@ -446,16 +304,23 @@ impl Store for Etcd {
             )
         };
         let (done, held) = self.with_lease(request).await?;
-        if done.succeeded {
-            return Ok(Leadership { term: Term(done.revision), lease: held.lease });
-        }
-        match done.found.get("leader") {
+        let term = match done.found.get("leader") {
+            _ if done.succeeded => Term(done.revision),
             Some(entry) if entry.value == self.0.name.as_str() && entry.lease == held.id => {
-                Ok(Leadership { term: Term(entry.created), lease: held.lease })
+                Term(entry.created)
             }
-            Some(entry) => Err(Failure::Lost(format!("the leader key belongs to `{}`", entry.value))),
-            None => Err(Failure::Lost("`sync` has changed meanwhile".to_owned())),
+            Some(entry) => {
+                return Err(Failure::Lost(format!("the leader key belongs to `{}`", entry.value)));
+            }
+            None => return Err(Failure::Lost("`sync` has changed meanwhile".to_owned())),
+        };
+        let lease = held.lease;
+        if lease.ends_at().since(BootTime::now()) > lease.ttl / 2 {
+            return Ok(Leadership { term, lease });
         }
+        // The lease is not fresh: a leader begins with a whole one.
+        let lease = self.renew_lease(Some(term)).await?.lease;
+        Ok(Leadership { term, lease })
     }
 
     async fn release(&self, term: Term) -> Result<(), Failure> {
