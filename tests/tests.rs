@@ -3,6 +3,7 @@
 
 mod cases;
 mod e2e;
+mod init;
 mod postgres;
 mod shipped;
 mod simulation;

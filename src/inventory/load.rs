@@ -194,7 +194,7 @@ fn add_passwords(
     for variable in VARIABLES {
         let Default::Generated = variable.default else { continue };
         let set = drafts.values().any(|draft| draft.vars.contains_key(variable.name));
-        if set || !variable.groups.iter().any(|group| used(&group)) {
+        if set || !variable.groups.iter().any(used) {
             continue;
         }
         let most = if let Kind::Secret { most } = variable.kind { most } else { usize::MAX };

@@ -209,10 +209,10 @@ fn member(group: &str, index: usize, host: &Host) -> Value {
 pub(super) fn secrets(inventory: &Inventory) -> Vec<Secret> {
     let mut texts: Vec<String> = Vec::new();
     let mut add = |value: &Value| {
-        if let Some(text) = value.as_str().filter(|text| !text.is_empty()) {
-            if !texts.iter().any(|known| known == text) {
-                texts.push(text.to_owned());
-            }
+        if let Some(text) = value.as_str().filter(|text| !text.is_empty())
+            && !texts.iter().any(|known| known == text)
+        {
+            texts.push(text.to_owned());
         }
     };
     for host in inventory.hosts.values() {

@@ -80,10 +80,10 @@ impl Tree {
         let mut found = IndexSet::new();
         let mut open = vec![group.to_owned()];
         while let Some(name) = open.pop() {
-            if let Some(group) = self.groups.get(&name) {
-                if found.insert(name) {
-                    open.extend(group.parents.iter().cloned());
-                }
+            if let Some(group) = self.groups.get(&name)
+                && found.insert(name)
+            {
+                open.extend(group.parents.iter().cloned());
             }
         }
         found
