@@ -55,5 +55,8 @@ fn questions_become_an_inventory() {
     terminal.expect("Wrote").expect("the end");
     let inventory = load(&file);
     assert_eq!(inventory.cluster.as_str(), "orders");
-    assert_eq!(inventory.hosts.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["pg-1", "two", "etcd-3", "haproxy-1"]);
+    assert_eq!(
+        inventory.hosts.keys().map(|name| name.as_str()).collect::<Vec<_>>(),
+        ["pg-1", "two", "etcd-3", "haproxy-1"]
+    );
 }
