@@ -162,7 +162,6 @@ impl World {
         let mut random = Random::new(seed);
         let kept = |rule: &&Rule| plan.without != Some(rule.id);
         let rules = rules()
-            .iter()
             .filter(kept)
             .map(|rule| Rule {
                 id: rule.id,
@@ -554,7 +553,7 @@ impl World {
         let agent = self.nodes[node].agent.as_mut().expect("a step belongs to an agent");
         agent.seen.now = local;
         agent.seen.server = server;
-        let decision = decide_by(&self.rules, &agent.seen, &agent.state);
+        let decision = decide_by(self.rules.iter(), &agent.seen, &agent.state);
         agent.state = decision.state;
         if fencing::may_ping(agent.seen.lease.as_ref(), writable, &agent.seen.settings, local) {
             agent.last_ping = now;
@@ -1008,8 +1007,15 @@ impl World {
     fn compare(&mut self, node: Index, operation: u64, with: Index) {
         let local = self.local(node);
         let outcome = if self.is_primary_at(with) && self.linked(node, with) {
-            let (mine, theirs) = (&self.nodes[node].pg.log, &self.nodes[with].pg.log);
-            if common(mine, theirs) == mine.len() { Outcome::Prefix } else { Outcome::Diverged }
+            let pg = &self.nodes[node].pg;
+            let (mine, theirs) = (&pg.log, &self.nodes[with].pg.log);
+            if pg.phase == Phase::Stopped && pg.control.state == ControlState::InProduction {
+                Outcome::Recover
+            } else if common(mine, theirs) == mine.len() {
+                Outcome::Prefix
+            } else {
+                Outcome::Diverged
+            }
         } else {
             Outcome::Unknown
         };

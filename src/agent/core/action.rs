@@ -36,6 +36,8 @@ pub enum Action {
     /// Replace the data directory by a copy of this member's.
     Clone(MemberName),
     Restart,
+    /// Take up changed settings. Begun by the runtime, when the lane is free.
+    Reload,
 
     /// Claim the creation of the cluster: `initialize` empty, if it does not exist.
     CreateInitialize,
@@ -91,6 +93,7 @@ pub enum Kind {
     Rewind,
     Clone,
     Restart,
+    Reload,
     Keys,
     Publish,
     PollPeers,
@@ -122,6 +125,7 @@ impl Action {
             Action::Rewind(_) => Kind::Rewind,
             Action::Clone(_) => Kind::Clone,
             Action::Restart => Kind::Restart,
+            Action::Reload => Kind::Reload,
             Action::CreateInitialize
             | Action::WriteInitialize(_)
             | Action::WriteConfig

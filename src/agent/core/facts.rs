@@ -78,11 +78,10 @@ impl<'a> Facts<'a> {
         self.cluster()?.leader.as_ref().filter(|leader| leader.name != *self.me())
     }
 
-    /// The store shows this node's name on the key, and it has no lease of that term.
+    /// The store shows this node's name on the key, and this node does not count on it: its answer was
+    /// lost, its own deadline has passed, or an earlier agent held it.
     pub fn own_name_on_key(&self) -> Option<&'a Leader> {
-        let leader = self.cluster()?.leader.as_ref().filter(|leader| leader.name == *self.me())?;
-        (!self.seen.lease.is_some_and(|lease| lease.term == leader.term && !lease.remembered))
-            .then_some(leader)
+        self.cluster()?.leader.as_ref().filter(|leader| leader.name == *self.me() && !self.holds)
     }
 
     /// The other leader, once it has published that it accepts writes.

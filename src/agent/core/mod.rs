@@ -72,7 +72,7 @@ pub fn decide(seen: &Observation, before: &State) -> Decision {
 }
 
 /// [`decide`] by other rules than the agent's; for tests that leave one out.
-pub fn decide_by(rules: &[Rule], seen: &Observation, before: &State) -> Decision {
+pub fn decide_by<'a>(rules: impl Iterator<Item = &'a Rule>, seen: &Observation, before: &State) -> Decision {
     let mut plan =
         Plan { actions: Vec::new(), state: before.observe(seen, facts::holds(seen)), detail: String::new() };
     let mut fired: Vec<Fired> = Vec::new();

@@ -283,6 +283,8 @@ pub enum Outcome {
     /// All that this node has is in the leader's history.
     Prefix,
     Diverged,
+    /// A primary that crashed: only once it has recovered can it be told.
+    Recover,
     Unknown,
 }
 

@@ -46,9 +46,11 @@ fn streams_from_leader(facts: &Facts) -> bool {
 }
 
 pub fn must_compare(facts: &Facts) -> bool {
-    let compared = facts
-        .outcome()
-        .is_some_and(|verdict| verdict.outcome != Outcome::Unknown || facts.now < verdict.at + COMPARE_AGAIN);
+    let compared = facts.outcome().is_some_and(|verdict| match verdict.outcome {
+        Outcome::Prefix | Outcome::Diverged => true,
+        Outcome::Recover => facts.stopped(),
+        Outcome::Unknown => facts.now < verdict.at + COMPARE_AGAIN,
+    });
     facts.ready_leader().is_some()
         && facts.control().is_some()
         && (facts.stopped() || facts.running_standby().is_some())
@@ -110,6 +112,13 @@ pub fn may_start_standby(facts: &Facts) -> bool {
 
 pub fn start_standby(facts: &Facts, plan: &mut Plan) {
     plan.act(Action::Start(StartAs::Standby(leader_name(facts))));
+}
+
+/// A crashed primary recovers as a standby that streams from nobody; then it can be compared.
+pub fn must_recover(facts: &Facts) -> bool {
+    outcome(facts) == Some(Outcome::Recover)
+        && facts.stopped()
+        && !backing_off(facts, Kind::StartStandby, RETRY)
 }
 
 pub fn must_follow(facts: &Facts) -> bool {

@@ -16,7 +16,7 @@ const K: Lane = Lane::Keys;
 /// Blocks commits of a strictly synchronous leader that has no standby.
 const NOBODY: &str = "pgfleet_waits_for_a_synchronous_standby";
 
-pub const RULES: [Rule; 15] = [
+pub const RULES: &[Rule] = &[
     rule(K, "keys-busy", "A key is being written: wait for the answer.", busy, nothing),
     rule(K, "publish-change", "What this member is has changed: say so.", shape_changed, publish),
     rule(K, "keys-backoff", "The last write failed: wait a moment.", backing_off, nothing),

@@ -10,7 +10,7 @@ use crate::agent::core::{
 
 const L: Lane = Lane::Lease;
 
-pub const RULES: [Rule; 10] = [
+pub const RULES: &[Rule] = &[
     rule(L, "lease-busy", "A request about the leader key is under way: wait for its answer.", busy, nothing),
     rule(
         L,
@@ -130,15 +130,20 @@ fn renewal_due(facts: &Facts) -> bool {
 }
 
 fn own_key(facts: &Facts) -> bool {
-    facts.own_name_on_key().is_some()
-        && facts.state.handover.is_none()
+    facts.state.handover.is_none()
         && !facts.seen.stopping
         && !backing_off(facts, Kind::Acquire)
         && !facts.foreign()
-        && (facts.seen.lease.is_some_and(|lease| lease.remembered)
-            || facts.running_primary().is_some()
-            || facts.state.claim.is_some()
-            || facts.initialised().is_none() && facts.empty())
+        && facts.own_name_on_key().is_some_and(|leader| {
+            facts.seen.lease.is_some_and(|lease| lease.term == leader.term) || grounds(facts)
+        })
+}
+
+/// Why a key with this node's name is its own, when no lease is remembered.
+fn grounds(facts: &Facts) -> bool {
+    facts.running_primary().is_some()
+        || facts.state.claim.is_some()
+        || facts.initialised().is_none() && facts.empty()
 }
 
 fn bootstrapping(facts: &Facts) -> bool {

@@ -10,7 +10,7 @@ const AGAIN: Millis = 250;
 /// The same while the last record of a leader that shuts down travels.
 const AGAIN_SOON: Millis = 40;
 
-pub const RULES: [Rule; 5] = [
+pub const RULES: &[Rule] = &[
     rule(P, "polling", "The members are being asked.", |facts| facts.polling(), nothing),
     rule(P, "poll-race", "Nobody leads: ask the members how far they are.", racing, poll),
     rule(P, "poll-switchover", "A switchover is wanted: ask who can take over.", switching, poll),

@@ -2,7 +2,7 @@
 
 use super::{
     Rule,
-    follower::{self, *},
+    follower::*,
     leader::{self, *},
     nothing, rule,
 };
@@ -14,7 +14,7 @@ pub use leader::{Standing, claim, refusal};
 
 const S: Lane = Lane::Server;
 
-pub const RULES: [Rule; 38] = [
+pub const RULES: &[Rule] = &[
     rule(
         S,
         "fence",
@@ -209,6 +209,13 @@ pub const RULES: [Rule; 38] = [
         may_start_standby,
         start_standby,
     ),
+    rule(
+        S,
+        "recover",
+        "This node crashed as a primary: recover, streaming from nobody, to see where its history ends.",
+        must_recover,
+        start_alone,
+    ),
     rule(S, "follow", "All that this node has is in the leader's history: follow it.", must_follow, follow),
     // Nobody has the key.
     rule(
@@ -223,7 +230,7 @@ pub const RULES: [Rule; 38] = [
         "start-alone",
         "Nobody leads and the server is down: start it as a standby, to see how far it is.",
         may_start_alone,
-        follower::start_alone,
+        start_alone,
     ),
     rule(S, "steady", "Nothing to do for PostgreSQL.", |_| true, nothing),
 ];
