@@ -9,4 +9,5 @@ pub mod core;
 pub mod dcs;
 pub mod fence;
 pub mod postgres;
+pub mod run;
 pub mod view;

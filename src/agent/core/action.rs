@@ -35,7 +35,8 @@ pub enum Action {
     Rewind(MemberName),
     /// Replace the data directory by a copy of this member's.
     Clone(MemberName),
-    Restart,
+    /// Shut down and start again in this role.
+    Restart(StartAs),
     /// Take up changed settings. Begun by the runtime, when the lane is free.
     Reload,
 
@@ -124,7 +125,7 @@ impl Action {
             Action::CheckDivergence(_) => Kind::CheckDivergence,
             Action::Rewind(_) => Kind::Rewind,
             Action::Clone(_) => Kind::Clone,
-            Action::Restart => Kind::Restart,
+            Action::Restart(_) => Kind::Restart,
             Action::Reload => Kind::Reload,
             Action::CreateInitialize
             | Action::WriteInitialize(_)
@@ -143,6 +144,7 @@ impl Action {
 
     /// Whether it can leave a writable server behind, from the moment it begins.
     pub fn makes_primary(&self) -> bool {
-        matches!(self, Action::Promote | Action::Start(StartAs::Primary(_)))
+        use Action::{Promote, Restart, Start};
+        matches!(self, Promote | Start(StartAs::Primary(_)) | Restart(StartAs::Primary(_)))
     }
 }

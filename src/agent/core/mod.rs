@@ -52,6 +52,11 @@ impl Decision {
     }
 }
 
+/// Whether PostgreSQL can take writes, or what is being done to it can make it so.
+pub fn writable(seen: &Observation) -> bool {
+    Facts::new(seen, &State::default()).writable()
+}
+
 /// What a rule adds to the decision.
 #[derive(Debug)]
 pub struct Plan {

@@ -3,11 +3,13 @@
 use super::{
     Rule,
     follower::*,
+    keys::names_at_start,
     leader::{self, *},
     nothing, rule,
 };
 use crate::agent::core::{
-    Action, Data, Handover, Kind, Lane, Millis, Plan, Process, Reason, Request, StopMode, facts::Facts,
+    Action, Data, Handover, Kind, Lane, Millis, Plan, Process, Reason, Request, StartAs, StopMode,
+    facts::Facts,
 };
 
 pub use leader::{Standing, claim, refusal};
@@ -63,9 +65,7 @@ pub const RULES: &[Rule] = &[
         |facts| facts.foreign(),
         nothing,
     ),
-    rule(S, "restart-asked", "An operator asked for a restart.", restart_asked, |_, plan| {
-        plan.act(Action::Restart)
-    }),
+    rule(S, "restart-asked", "An operator asked for a restart.", restart_asked, restart),
     rule(S, "paused", "The cluster is paused: hold still.", |facts| facts.paused(), nothing),
     rule(
         S,
@@ -266,6 +266,14 @@ fn restart_asked(facts: &Facts) -> bool {
     facts.seen.request == Some(Request::Restart)
         && facts.running().is_some()
         && (facts.holds || facts.running_standby().is_some())
+}
+
+fn restart(facts: &Facts, plan: &mut Plan) {
+    let role = match facts.running_standby() {
+        Some(server) => StartAs::Standby(server.upstream.clone()),
+        None => StartAs::Primary(names_at_start(facts)),
+    };
+    plan.act(Action::Restart(role));
 }
 
 fn unresponsive(facts: &Facts) -> bool {
