@@ -82,9 +82,11 @@ fn log(config: &Config) {
         "CRITICAL" => "error",
         other => other,
     };
-    let filter = EnvFilter::try_from_env("PGFLEET_LOG").unwrap_or_else(|_| EnvFilter::new(level.to_lowercase()));
+    let filter =
+        EnvFilter::try_from_env("PGFLEET_LOG").unwrap_or_else(|_| EnvFilter::new(level.to_lowercase()));
     let managed = std::env::var_os("JOURNAL_STREAM").is_some();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // The second time a subscriber is set is an error; there is no second time.
     let _ = match (config.log.json, managed) {
         (true, _) => subscriber.json().try_init(),

@@ -1,5 +1,6 @@
 //! A file per command: its arguments, and what it prints. No decisions. Start reading at [`main`].
 
+mod agent;
 mod check;
 pub mod common;
 mod completions;
@@ -50,6 +51,7 @@ enum Command {
     #[command(hide = true)]
     Remote(remote::Args),
     Sandbox(sandbox::Args),
+    Agent(agent::Args),
 }
 
 /// Parses the command line, runs the command, maps its outcome to an exit code.
@@ -74,6 +76,7 @@ fn run(command: Command) -> Outcome {
         Command::Completions(args) => completions::run(&args),
         Command::Remote(args) => remote::run(&args),
         Command::Sandbox(args) => sandbox::run(args),
+        Command::Agent(args) => agent::run(args),
     }
 }
 

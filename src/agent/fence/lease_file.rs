@@ -64,7 +64,8 @@ impl LeaseFile {
 
     /// The lease that the last agent of this member held, in this life of the machine.
     pub fn read(&self) -> Option<Remembered> {
-        let read = |place: &PathBuf| serde_json::from_str::<Remembered>(&fs::read_to_string(place).ok()?).ok();
+        let read =
+            |place: &PathBuf| serde_json::from_str::<Remembered>(&fs::read_to_string(place).ok()?).ok();
         self.places
             .iter()
             .filter_map(read)

@@ -10,7 +10,8 @@ use crate::{
         api,
         clock::BootTime,
         core::{
-            self, Action, Data, Kind, Lane, Lease, Millis, Poll, Process, Request, StartAs, Verdict, fencing, holds,
+            self, Action, Data, Kind, Lane, Lease, Millis, Poll, Process, Request, StartAs, Verdict, fencing,
+            holds,
         },
         dcs::{Failure, Leadership, Store},
         postgres::{Facts, slot_name},
@@ -63,7 +64,11 @@ impl<S: Store> Runtime<S> {
                     let (result, took) = work::timed(work::acquire(&store, own_name, sync)).await;
                     Report::Lease { kind, result, took }
                 }
-                _ => Report::Lease { kind, result: Err(Failure::Lost("there is no lease".to_owned())), took: 0 },
+                _ => Report::Lease {
+                    kind,
+                    result: Err(Failure::Lost("there is no lease".to_owned())),
+                    took: 0,
+                },
             };
             let _ = reports.send(report);
         });
@@ -87,7 +92,12 @@ impl<S: Store> Runtime<S> {
             snapshot: self.snapshot.clone(),
             name: self.config.name.clone(),
             term: self.term(),
-            first_config: self.config.bootstrap.as_ref().map(|bootstrap| bootstrap.dcs.clone()).unwrap_or_default(),
+            first_config: self
+                .config
+                .bootstrap
+                .as_ref()
+                .map(|bootstrap| bootstrap.dcs.clone())
+                .unwrap_or_default(),
             member: account.member(),
             status: account.status_key(),
             timeline: match &self.seen.server.process {
@@ -129,7 +139,7 @@ impl<S: Store> Runtime<S> {
             Action::Reload => bench.settings = Some(self.effective.settings.clone()),
             Action::Stop(_) => self.count_demotion(),
             // Of this term the verdict will be, whoever leads when it comes.
-            Action::CheckDivergence(_) => {
+            Action::CheckDivergence(_) | Action::Clone(_) => {
                 self.comparing = self.seen.cluster.as_ref().and_then(|view| view.leader.clone());
             }
             _ => {}
@@ -202,7 +212,9 @@ impl<S: Store> Runtime<S> {
                 }
             }
             Report::Keys { action, result } => self.keys_written(&action, result),
-            Report::Server { operation, result, began, facts } => self.served(operation, result, began, *facts),
+            Report::Server { operation, result, began, facts } => {
+                self.served(operation, result, began, *facts)
+            }
             Report::Answer { asked, answer } => {
                 // Every question ends, with an answer or without.
                 let open = self.open_questions.saturating_sub(1);
@@ -235,8 +247,14 @@ impl<S: Store> Runtime<S> {
         let manages = self.dynamic.synchronous_mode.is_on()
             || self.snapshot.as_ref().is_some_and(|snapshot| snapshot.sync.is_some());
         let was = matches!(&self.seen.server.process, Process::Running(server) if !server.in_recovery);
-        self.seen.server =
-            convert::server(&facts, self.snapshot.as_deref(), standby, manages, &mut self.memory, self.seen.now);
+        self.seen.server = convert::server(
+            &facts,
+            self.snapshot.as_deref(),
+            standby,
+            manages,
+            &mut self.memory,
+            self.seen.now,
+        );
         self.facts = Some(facts);
         let is = matches!(&self.seen.server.process, Process::Running(server) if !server.in_recovery);
         if was && !is {
@@ -270,9 +288,13 @@ impl<S: Store> Runtime<S> {
             Err(failure) => {
                 self.count_failure(&failure);
                 match (&failure, kind) {
-                    (Failure::Lost(why), Kind::Acquire) => tracing::info!(why, "the leader key was not taken"),
+                    (Failure::Lost(why), Kind::Acquire) => {
+                        tracing::info!(why, "the leader key was not taken")
+                    }
                     (Failure::Lost(why), _) => tracing::warn!(why, "the leader key is lost"),
-                    (Failure::Unreachable(why), _) => tracing::warn!(%why, ?kind, "no answer about the leader key"),
+                    (Failure::Unreachable(why), _) => {
+                        tracing::warn!(%why, ?kind, "no answer about the leader key")
+                    }
                 }
                 if kind == Kind::Renew {
                     self.counters.renewals_failed += 1;
@@ -356,8 +378,16 @@ impl<S: Store> Runtime<S> {
             Action::Start(StartAs::Standby(upstream)) => self.memory.following = upstream.clone(),
             Action::Follow(member) => self.memory.following = Some(member.clone()),
             Action::Rewind(_) => self.seen.verdict = None,
-            Action::Clone(_) => {
-                self.seen.verdict = None;
+            Action::Clone(source) => {
+                // A copy of the leader is a prefix of the leader; a copy of another is compared.
+                let copied = self.comparing.take().filter(|leader| leader.name == *source);
+                let outcome = core::Outcome::Prefix;
+                self.seen.verdict = copied.map(|core::Leader { name: leader, term }| Verdict {
+                    leader,
+                    term,
+                    outcome,
+                    at: self.seen.now,
+                });
                 self.seen.failures.clear(Kind::Rewind);
                 if self.seen.request == Some(Request::Reinitialize) {
                     self.seen.request = None;
@@ -410,9 +440,10 @@ impl<S: Store> Runtime<S> {
     /// what nobody answers for must be able to end.
     pub(super) fn keep_member(&mut self) {
         let ttl = self.seen.settings.ttl;
-        let other = self.seen.cluster.as_ref().is_some_and(|view| {
-            view.leader.as_ref().is_none_or(|leader| leader.name != self.config.name)
-        });
+        let other =
+            self.seen.cluster.as_ref().is_some_and(|view| {
+                view.leader.as_ref().is_none_or(|leader| leader.name != self.config.name)
+            });
         if !other || self.seen.lease.is_some() || self.seen.busy.lease.is_some() {
             return;
         }
@@ -429,9 +460,13 @@ impl<S: Store> Runtime<S> {
     /// A leader keeps the slots of its members.
     pub(super) fn keep_house(&mut self) {
         let leads = holds(&self.seen) && core::writable(&self.seen);
-        let Some(snapshot) = self.snapshot.clone().filter(|_| leads && self.seen.busy.server.is_none()) else { return };
+        let Some(snapshot) = self.snapshot.clone().filter(|_| leads && self.seen.busy.server.is_none())
+        else {
+            return;
+        };
         let known = |slot: &str| snapshot.members.keys().any(|name| slot_name(name.as_str()) == slot);
-        let slots = self.facts.iter().flat_map(|facts| facts.session.iter().flat_map(|session| &session.slots));
+        let slots =
+            self.facts.iter().flat_map(|facts| facts.session.iter().flat_map(|session| &session.slots));
         let present: Vec<&str> =
             slots.filter(|slot| slot.kind == "physical").map(|slot| slot.name.as_str()).collect();
         let missing = snapshot

@@ -4,8 +4,8 @@ use crate::{
     agent::{
         config::Effective,
         core::{
-            Answer, Cluster, Control, ControlState, Data, FailoverKey, Leader, Member, Millis, Outcome, Process,
-            Running, Server, Settings, Standby, SyncKey, SyncMode, SyncNames,
+            Answer, Cluster, Control, ControlState, Data, FailoverKey, Leader, Member, Millis, Outcome,
+            Process, Running, Server, Settings, Standby, SyncKey, SyncMode, SyncNames,
         },
         postgres::{self, ClusterState, ControlData, DataDir, Divergence, Facts},
     },
@@ -112,14 +112,21 @@ pub fn server(
     let data = match (&facts.data, &facts.control) {
         (DataDir::Missing | DataDir::Empty, _) => Data::Empty,
         (DataDir::Initialised { system_identifier, .. }, Some(found)) => {
-            Data::Initialised { system_identifier: system_identifier.clone(), control: control(found) }
+            let mut control = control(found);
+            // The copy of a running primary says that it is in production, and has not crashed.
+            if control.state == ControlState::InProduction && facts.process == postgres::Process::Stopped {
+                control.state = ControlState::Recovery;
+            }
+            Data::Initialised { system_identifier: system_identifier.clone(), control }
         }
         _ => Data::Unreadable,
     };
     let process = match (facts.process, &facts.session) {
         (postgres::Process::Stopped | postgres::Process::Crashed, _) => Process::Stopped,
         (postgres::Process::Starting, _) => Process::Starting { primary: !standby_signal },
-        (postgres::Process::Running, Some(session)) => Process::Running(running(session, snapshot, manages_sync, memory)),
+        (postgres::Process::Running, Some(session)) => {
+            Process::Running(running(session, snapshot, manages_sync, memory))
+        }
         _ => {
             let since = *memory.unresponsive_since.get_or_insert(now);
             Process::Unresponsive { primary: memory.primary || !standby_signal, since }
@@ -155,7 +162,10 @@ fn running(
     let sender = receiver.and_then(|receiver| Some((receiver.sender_host.clone()?, receiver.sender_port?)));
     let seen = sender.and_then(|address| {
         let members = &snapshot?.members;
-        members.iter().find(|(_, member)| member.postgres_address() == Some(address.clone())).map(|(name, _)| name)
+        members
+            .iter()
+            .find(|(_, member)| member.postgres_address() == Some(address.clone()))
+            .map(|(name, _)| name)
     });
     let names = match manages_sync {
         true => parse_names(&session.synchronous_standby_names),
@@ -213,7 +223,8 @@ pub fn names_text(names: &SyncNames) -> Option<String> {
     if names.names.is_empty() {
         return None;
     }
-    let quoted: Vec<String> = names.names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+    let quoted: Vec<String> =
+        names.names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
     let method = if names.any { "ANY" } else { "FIRST" };
     Some(format!("{method} {} ({})", names.count.max(1), quoted.join(",")))
 }

@@ -28,7 +28,10 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -143,7 +146,13 @@ struct Observer {
 }
 
 impl<S: Store> Runtime<S> {
-    fn new(config: Config, path: PathBuf, dynamic: Arc<DynamicConfig>, store: S, views: watch::Sender<Arc<View>>) -> Self {
+    fn new(
+        config: Config,
+        path: PathBuf,
+        dynamic: Arc<DynamicConfig>,
+        store: S,
+        views: watch::Sender<Arc<View>>,
+    ) -> Self {
         let effective = config.effective(&dynamic);
         let server = Arc::new(postgres::Server::new(effective.settings.clone()));
         let lease_file = LeaseFile::new(&config.postgresql.data_dir, config.name.clone());
@@ -211,7 +220,8 @@ impl<S: Store> Runtime<S> {
     /// The loop.
     async fn work(&mut self, mut operator: mpsc::Receiver<api::OperatorRequest>) -> Result<Ended, Error> {
         let listen = |kind| signal(kind).map_err(Error::Signals);
-        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         let (mut hang_up, mut leave) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
         let Some(mut inbox) = self.inbox.take() else { return Ok(Ended::InOrder) };
         let observer = self.observe();
@@ -223,7 +233,10 @@ impl<S: Store> Runtime<S> {
             let wake = Duration::from_millis(self.round());
             if !ready {
                 let watchdog = fencing::watchdog(self.seen.settings.ttl) * 1_000;
-                notify(&[NotifyState::Ready, NotifyState::WatchdogUsec(watchdog.try_into().unwrap_or(u32::MAX))]);
+                notify(&[
+                    NotifyState::Ready,
+                    NotifyState::WatchdogUsec(watchdog.try_into().unwrap_or(u32::MAX)),
+                ]);
                 ready = true;
             }
             if let Some(ended) = self.exit {
@@ -357,7 +370,10 @@ impl<S: Store> Runtime<S> {
                 }
                 for change in self.config.changes(&config) {
                     match change.needs_agent_restart {
-                        true => tracing::warn!(path = change.path, "changed; takes effect when the agent is started again"),
+                        true => tracing::warn!(
+                            path = change.path,
+                            "changed; takes effect when the agent is started again"
+                        ),
                         false => tracing::info!(path = change.path, "changed"),
                     }
                 }
@@ -375,7 +391,8 @@ impl<S: Store> Runtime<S> {
 
     /// Looks at PostgreSQL beside the loop.
     fn observe(&self) -> JoinHandle<()> {
-        let (server, reports, observer) = (Arc::clone(&self.server), self.reports.clone(), Arc::clone(&self.observer));
+        let (server, reports, observer) =
+            (Arc::clone(&self.server), self.reports.clone(), Arc::clone(&self.observer));
         tokio::spawn(async move {
             loop {
                 let began = BootTime::now().0;
@@ -459,7 +476,12 @@ impl<S: Store> Runtime<S> {
         if self.seen.now < self.pinged_at + fencing::watchdog(ttl) / 4 {
             return;
         }
-        if fencing::may_ping(self.seen.lease.as_ref(), writable(&self.seen), &self.seen.settings, self.seen.now) {
+        if fencing::may_ping(
+            self.seen.lease.as_ref(),
+            writable(&self.seen),
+            &self.seen.settings,
+            self.seen.now,
+        ) {
             self.pinged_at = self.seen.now;
             notify(&[NotifyState::Watchdog]);
         }

@@ -41,29 +41,37 @@ impl<S: Store> Runtime<S> {
                 return self.switch_over(request, reply);
             }
             Operation::CancelSwitchover => return self.cancel_switchover(reply),
-            Operation::Reinitialize { .. } => match self.seen.cluster.as_ref().and_then(|view| view.leader.as_ref()) {
-                Some(leader) if leader.name == self.config.name => {
-                    Outcome::Failed("I am the leader, can not reinitialize".to_owned())
+            Operation::Reinitialize { .. } => {
+                match self.seen.cluster.as_ref().and_then(|view| view.leader.as_ref()) {
+                    Some(leader) if leader.name == self.config.name => {
+                        Outcome::Failed("I am the leader, can not reinitialize".to_owned())
+                    }
+                    None => Outcome::Failed("Cluster has no leader, can not reinitialize".to_owned()),
+                    Some(_) => {
+                        self.seen.request = Some(Request::Reinitialize);
+                        Outcome::Done("reinitialize started".to_owned())
+                    }
                 }
-                None => Outcome::Failed("Cluster has no leader, can not reinitialize".to_owned()),
-                Some(_) => {
-                    self.seen.request = Some(Request::Reinitialize);
-                    Outcome::Done("reinitialize started".to_owned())
-                }
-            },
+            }
         };
         let _ = reply.send(outcome);
     }
 
-    fn write_config(&self, patch: Option<Map<String, Value>>, document: Map<String, Value>, reply: oneshot::Sender<Outcome>) {
-        let (store, known) = (self.store.clone(), self.snapshot.as_ref().and_then(|snapshot| snapshot.config.clone()));
+    fn write_config(
+        &self,
+        patch: Option<Map<String, Value>>,
+        document: Map<String, Value>,
+        reply: oneshot::Sender<Outcome>,
+    ) {
+        let (store, known) =
+            (self.store.clone(), self.snapshot.as_ref().and_then(|snapshot| snapshot.config.clone()));
         tokio::spawn(async move {
             let expected = known.as_ref().map(|known| known.revision);
             let new = match (patch, &known) {
                 (Some(patch), Some(Versioned { value, .. })) => {
-                    let mut merged = Value::Object(value.document.clone());
-                    merge_patch(&mut merged, &Value::Object(patch));
-                    merged.as_object().cloned().unwrap_or_default()
+                    let mut merged = value.document.clone();
+                    merge_patch(&mut merged, &patch);
+                    merged
                 }
                 (Some(_), None) => {
                     let _ = reply.send(Outcome::Failed("the cluster has no configuration yet".to_owned()));
@@ -73,7 +81,9 @@ impl<S: Store> Runtime<S> {
             };
             let outcome = match store.write_config(expected, &new).await {
                 Ok(_) => Outcome::Document(Value::Object(new)),
-                Err(Failure::Lost(_)) => Outcome::Conflict("the configuration was changed by another".to_owned()),
+                Err(Failure::Lost(_)) => {
+                    Outcome::Conflict("the configuration was changed by another".to_owned())
+                }
                 Err(Failure::Unreachable(why)) => Outcome::StoreFailed(why.to_string()),
             };
             let _ = reply.send(outcome);
@@ -86,7 +96,11 @@ impl<S: Store> Runtime<S> {
             Some("restarts cannot be scheduled; ask again without `schedule`")
         } else if !matches!(self.seen.server.process, Process::Running(_)) {
             Some("PostgreSQL is still starting or not running")
-        } else if !request.filter.matches(status.role, status.server_version.unwrap_or(0), status.pending_restart) {
+        } else if !request.filter.matches(
+            status.role,
+            status.server_version.unwrap_or(0),
+            status.pending_restart,
+        ) {
             Some("restart conditions are not satisfied")
         } else if self.restarting.is_some() {
             Some("a restart is under way")
@@ -158,18 +172,20 @@ impl<S: Store> Runtime<S> {
         for mut switching in std::mem::take(&mut self.switching) {
             switching.seen |= cluster.failover.is_some();
             let leader = cluster.leader.as_ref().map(|leader| &leader.name);
-            let leads = leader.filter(|name| cluster.member(name).is_some_and(|member| member.running && member.primary));
+            let leads = leader
+                .filter(|name| cluster.member(name).is_some_and(|member| member.running && member.primary));
             let outcome = match leads {
                 Some(name) if Some(name) != switching.from.as_ref() => {
-                    let instead = switching.candidate.as_ref().filter(|candidate| *candidate != name.as_str());
+                    let instead =
+                        switching.candidate.as_ref().filter(|candidate| *candidate != name.as_str());
                     Some(Outcome::Done(match instead {
                         None => format!("Successfully switched over to \"{name}\""),
                         Some(wanted) => format!("Switched over to \"{name}\" instead of \"{wanted}\""),
                     }))
                 }
-                Some(_) if switching.seen && cluster.failover.is_none() => {
-                    Some(Outcome::Failed("Switchover failed: the leader found no member that can take over".to_owned()))
-                }
+                Some(_) if switching.seen && cluster.failover.is_none() => Some(Outcome::Failed(
+                    "Switchover failed: the leader found no member that can take over".to_owned(),
+                )),
                 _ if now >= switching.ends => Some(Outcome::Failed("Switchover status unknown".to_owned())),
                 _ => None,
             };

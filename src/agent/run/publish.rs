@@ -53,7 +53,9 @@ impl Account<'_> {
         match (&self.seen.server.process, &self.seen.busy.server) {
             (Process::Running(server), _) if !server.in_recovery => Role::Primary,
             (Process::Starting { primary: true }, _)
-            | (_, Some(Action::Start(StartAs::Primary(_)) | Action::Restart(StartAs::Primary(_)))) => Role::Primary,
+            | (_, Some(Action::Start(StartAs::Primary(_)) | Action::Restart(StartAs::Primary(_)))) => {
+                Role::Primary
+            }
             _ if matches!(self.seen.server.data, Data::Empty | Data::Unreadable) => Role::Uninitialized,
             _ => Role::Replica,
         }
@@ -95,7 +97,10 @@ impl Account<'_> {
 
     /// The key `status`, as a leader writes it.
     pub fn status_key(&self) -> StatusDocument {
-        StatusDocument { optime: self.session().map(Session::position).unwrap_or(Lsn(0)), ..Default::default() }
+        StatusDocument {
+            optime: self.session().map(Session::position).unwrap_or(Lsn(0)),
+            ..Default::default()
+        }
     }
 
     /// The body of `GET /patroni`.

@@ -9,16 +9,37 @@ use crate::agent::{
 /// A fact, as it arrives.
 pub enum Report {
     /// PostgreSQL as it was seen by a look that began at `began`.
-    Seen { began: Millis, facts: Box<Facts> },
+    Seen {
+        began: Millis,
+        facts: Box<Facts>,
+    },
     /// `pg_control`, read while the server goes down.
     Control(ControlData),
-    Lease { kind: Kind, result: Result<Option<Leadership>, Failure>, took: Millis },
-    Renewed { result: Result<Renewal, Failure>, took: Millis },
+    Lease {
+        kind: Kind,
+        result: Result<Option<Leadership>, Failure>,
+        took: Millis,
+    },
+    Renewed {
+        result: Result<Renewal, Failure>,
+        took: Millis,
+    },
     /// The lease of a member that doesn't lead.
     Kept(Result<(), Failure>),
-    Keys { action: Action, result: Result<(), String> },
-    Server { operation: u64, result: Result<Effect, String>, began: Millis, facts: Box<Facts> },
-    Answer { asked: Millis, answer: Option<Answer> },
+    Keys {
+        action: Action,
+        result: Result<(), String>,
+    },
+    Server {
+        operation: u64,
+        result: Result<Effect, String>,
+        began: Millis,
+        facts: Box<Facts>,
+    },
+    Answer {
+        asked: Millis,
+        answer: Option<Answer>,
+    },
     /// The checkpoint after a promotion is done.
     Checkpointed,
     /// Housekeeping that nothing waits for.

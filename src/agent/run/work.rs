@@ -9,8 +9,8 @@ use crate::{
         postgres::{self, Existing, Role, Server, Upstream},
     },
     contract::{
-        FailoverDocument, History, HistoryEntry, MemberDocument, PendingChange, Revision, Snapshot, StatusDocument,
-        SyncDocument, Term,
+        FailoverDocument, History, HistoryEntry, MemberDocument, PendingChange, Revision, Snapshot,
+        StatusDocument, SyncDocument, Term,
     },
     model::MemberName,
 };
@@ -71,7 +71,11 @@ impl Bench {
     }
 
     /// Carries the action out; the error is for people.
-    pub async fn perform(&self, action: &Action, control: impl Fn(postgres::ControlData)) -> Result<Effect, String> {
+    pub async fn perform(
+        &self,
+        action: &Action,
+        control: impl Fn(postgres::ControlData),
+    ) -> Result<Effect, String> {
         let text = |error: postgres::Error| error.to_string();
         let server = &self.server;
         match action {
@@ -124,7 +128,7 @@ impl Bench {
                 let existing = if self.replace { Existing::Replace } else { Existing::Refuse };
                 // The copy streams through a slot of its own that goes with it.
                 let upstream = Upstream { slot: None, ..self.upstream(member)? };
-                server.clone_from(&upstream, existing, |_| {}).await.map_err(text)?;
+                Server::clone_from(server, &upstream, existing, |_| {}).await.map_err(text)?;
             }
             Action::Reload => {
                 let Some(settings) = self.settings.clone() else { return Ok(Effect::None) };
@@ -135,7 +139,9 @@ impl Bench {
                 let pending = changed
                     .pending_restart
                     .into_iter()
-                    .map(|(name, change)| (name, PendingChange { old_value: change.old, new_value: change.new }))
+                    .map(|(name, change)| {
+                        (name, PendingChange { old_value: Some(change.old), new_value: Some(change.new) })
+                    })
                     .collect();
                 return Ok(Effect::Pending(pending));
             }
@@ -161,7 +167,8 @@ impl Bench {
         if !self.use_slots {
             return Ok(());
         }
-        let changes = self.server.sync_slots(&self.slots(), |slot| gone.iter().any(|name| name == slot)).await;
+        let changes =
+            self.server.sync_slots(&self.slots(), |slot| gone.iter().any(|name| name == slot)).await;
         let changes = changes.map_err(|error| error.to_string())?;
         if !changes.created.is_empty() || !changes.dropped.is_empty() {
             tracing::info!(created = ?changes.created, dropped = ?changes.dropped, "replication slots");
@@ -207,7 +214,9 @@ impl<S: Store> Desk<S> {
                 store.swap(Swap::new(Key::Sync, expected, None).while_leader(term?)).await?;
             }
             Action::NameCandidate(candidate) => {
-                let Some(known) = snapshot.and_then(|snapshot| snapshot.failover.as_ref()) else { return Ok(()) };
+                let Some(known) = snapshot.and_then(|snapshot| snapshot.failover.as_ref()) else {
+                    return Ok(());
+                };
                 let named = FailoverDocument { member: Some(candidate.to_string()), ..known.value.clone() };
                 store.write_failover(Some(known.revision), Some(&named)).await?;
             }
@@ -243,7 +252,8 @@ impl<S: Store> Desk<S> {
         let recorded = postgres::History::parse(self.timeline, &text);
         let newest = recorded.switches.iter().map(|switch| switch.timeline).max();
         let entries = recorded.switches.into_iter().map(|switch| {
-            let old = known.0.iter().find(|entry| entry.timeline == switch.timeline && entry.lsn == switch.at);
+            let old =
+                known.0.iter().find(|entry| entry.timeline == switch.timeline && entry.lsn == switch.at);
             old.cloned().unwrap_or_else(|| HistoryEntry {
                 timeline: switch.timeline,
                 lsn: switch.at,
@@ -284,4 +294,3 @@ pub async fn timed<T>(call: impl Future<Output = T>) -> (T, Millis) {
     let result = call.await;
     (result, BootTime::now().since(began).as_millis() as Millis)
 }
-
