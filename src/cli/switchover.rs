@@ -52,6 +52,9 @@ pub async fn run(args: Args) -> Outcome {
             if let Some(gap) = switched.writes_interrupted_ms {
                 ui::line(&format!("Writes were interrupted for {gap} ms"));
             }
+            for name in &switched.not_following {
+                ui::warning(&format!("{name} does not follow the new leader yet: see `pgfleet status`"));
+            }
         }
     }
     Ok(Exit::Done)

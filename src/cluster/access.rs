@@ -15,9 +15,9 @@ pub struct Access {
 /// Why a service on a host could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum NoWay<'a> {
-    #[error(transparent)]
+    #[error("{}", .0.problem)]
     Unreachable(&'a ConnectError),
-    #[error(transparent)]
+    #[error("{}", .0.problem)]
     Refused(#[from] SessionError),
     #[error("{0} is not in the inventory")]
     Unknown(String),

@@ -35,6 +35,8 @@ pub struct Switched {
     pub took_ms: u64,
     /// The longest time between two acknowledged commits; `null` when no write could be tried.
     pub writes_interrupted_ms: Option<u64>,
+    /// Members that do not follow the new leader yet.
+    pub not_following: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +99,8 @@ pub async fn switchover(
     };
     let (changed, gap) = tokio::join!(change, probe(topology, access, ready, stopped));
     let (to, took) = changed?;
-    Ok(Switched { from, to, took_ms: millis(took), writes_interrupted_ms: gap.map(millis) })
+    let not_following = await_followers(topology, access, &to).await;
+    Ok(Switched { from, to, took_ms: millis(took), writes_interrupted_ms: gap.map(millis), not_following })
 }
 
 fn millis(time: Duration) -> u64 {
@@ -174,6 +177,30 @@ async fn await_leader(topology: &Topology, access: &Access, from: &str) -> Resul
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Waits until all members stream from the new leader; those that do not in time are named.
+async fn await_followers(topology: &Topology, access: &Access, leader: &str) -> Vec<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let waiting = match topology.agent(leader) {
+            None => Vec::new(),
+            Some(host) => match observe::cluster(access, host).await {
+                Ok(view) => not_following(&view),
+                Err(_) => vec![leader.to_owned()],
+            },
+        };
+        if waiting.is_empty() || Instant::now() > deadline {
+            return waiting;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn not_following(view: &ClusterDocument) -> Vec<String> {
+    let followers = view.members.iter().filter(|member| !is_leader(member.role.as_str()));
+    let behind = followers.filter(|member| !matches!(member.state.as_str(), "streaming" | "in archive recovery"));
+    behind.map(|member| member.name.clone()).collect()
 }
 
 /// Commits through the entry point again and again, and measures the longest pause. It writes nothing that

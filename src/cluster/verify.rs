@@ -7,7 +7,7 @@ use super::{
     access::Access,
     observe,
     sql::{self, SqlError},
-    topology::{AgentHost, Topology},
+    topology::{AgentHost, ProxyHost, Topology},
 };
 use crate::model::{HostName, Secret};
 use futures_util::future::join_all;
@@ -193,6 +193,18 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
         );
     }
 
+    /// Logs in through the replicas' port; HAProxy may need a moment to see a replica that has just come up.
+    async fn enter(&self, proxy: &ProxyHost, superuser: &(String, Secret)) -> Result<Client, SqlError> {
+        let deadline = Instant::now() + ARRIVAL;
+        let endpoint = (proxy.address.as_str(), proxy.replica_port);
+        loop {
+            match sql::connect(self.access, &proxy.name, endpoint, superuser, STATEMENT).await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+                result => return result,
+            }
+        }
+    }
+
     /// Reads through the replicas' entry point, where there is one and somebody behind it.
     async fn read_entrance(&mut self, superuser: &(String, Secret), schema: &str, row: &str) {
         if self.topology.agents.len() < 2 {
@@ -201,8 +213,7 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
         for proxy in &self.topology.proxies {
             let start = Instant::now();
             let attempt = async {
-                let endpoint = (proxy.address.as_str(), proxy.replica_port);
-                let client = sql::connect(self.access, &proxy.name, endpoint, superuser, STATEMENT).await?;
+                let client = self.enter(proxy, superuser).await?;
                 await_row(&client, schema, row).await?;
                 let query = "SELECT pg_is_in_recovery()::text || ' ' || host(inet_server_addr())";
                 let said = sql::text(&client, query, STATEMENT).await?.unwrap_or_default();

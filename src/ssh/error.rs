@@ -234,7 +234,7 @@ pub enum SessionProblem {
     ChannelRefused { why: String },
     #[error("the server refuses to run commands")]
     ExecRefused,
-    #[error("{to} cannot be reached from the host: {why}")]
+    #[error("no connection to {to}: {why}")]
     TunnelRefused { to: String, why: String },
     #[error("the host's sshd forbids TCP forwarding, so {to} cannot be reached through it")]
     TunnelForbidden { to: String },

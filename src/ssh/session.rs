@@ -135,7 +135,7 @@ impl Session {
             Err(russh::Error::ChannelOpenFailure(failure)) => Err(self.error(match failure {
                 ChannelOpenFailure::AdministrativelyProhibited => SessionProblem::TunnelForbidden { to },
                 ChannelOpenFailure::ConnectFailed => {
-                    SessionProblem::TunnelRefused { to, why: "nothing accepts the connection".to_owned() }
+                    SessionProblem::TunnelRefused { to, why: "nothing accepts connections there".to_owned() }
                 }
                 other => SessionProblem::TunnelRefused { to, why: format!("{other:?}") },
             })),
