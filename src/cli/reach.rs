@@ -3,13 +3,17 @@
 use super::{context::Context, error::Error};
 use crate::{
     cluster::{Access, Topology},
-    ssh::Target,
+    ssh::{Options, Target},
 };
+use std::time::Duration;
+
+/// Who asks how the cluster is does not want to wait long for a host that is gone.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// The parts of the cluster, and a connection to each of their hosts.
 pub async fn reach(context: &Context) -> Result<(Topology, Access), Error> {
     let topology = Topology::of(&context.inventory);
-    let options = context.ssh();
+    let options = Options { connect_timeout: PATIENCE, ..context.ssh() };
     let hosts = topology.hosts().into_iter().filter_map(|name| context.inventory.hosts.get(name));
     let targets = hosts.map(|host| Target::of(host, &options)).collect();
     let access = Access::open(targets, &options, usize::from(context.common.forks)).await;

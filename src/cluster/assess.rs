@@ -102,7 +102,8 @@ fn state(node: Option<&NodeStatus>, listed: Option<&ClusterMember>) -> String {
 /// From both ends' own words where there are any: the list in the store is older by up to a loop.
 fn lag_bytes(node: Option<&NodeStatus>, listed: Option<&ClusterMember>, observed: &Observed) -> Option<u64> {
     let is_leader = |node: &NodeStatus| matches!(node.role, Role::Primary | Role::StandbyLeader);
-    if node.is_some_and(is_leader) {
+    // Of a member that does not answer the list says how far it was once.
+    if node.is_none_or(is_leader) {
         return None;
     }
     let leader = observed.nodes.values().flatten().find(|node| is_leader(node));

@@ -81,8 +81,11 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
             writer = writer.or(client);
         }
         if let Some(writer) = writer {
-            self.read_everywhere(&superuser, &schema, &row).await;
-            self.read_entrance(&superuser, &schema, &row).await;
+            let patience = match self.read_everywhere(&superuser, &schema, &row).await {
+                0 => Duration::ZERO,
+                _ => ARRIVAL,
+            };
+            self.read_entrance(&superuser, &schema, &row, patience).await;
             let start = Instant::now();
             let dropped =
                 sql::execute(&writer, &format!("DROP SCHEMA IF EXISTS {schema} CASCADE"), STATEMENT).await;
@@ -155,11 +158,12 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
     }
 
     /// Looks at each PostgreSQL by itself: exactly one is the primary, the others have the row and
-    /// refuse to be written to.
-    async fn read_everywhere(&mut self, superuser: &(String, Secret), schema: &str, row: &str) {
+    /// refuse to be written to. Returns how many replicas have the row.
+    async fn read_everywhere(&mut self, superuser: &(String, Secret), schema: &str, row: &str) -> usize {
         let looks = self.topology.agents.iter().map(|agent| look(self.access, agent, superuser, schema, row));
         let looks = join_all(looks).await;
         let mut primaries = Vec::new();
+        let mut replicas = 0;
         for (agent, look) in self.topology.agents.iter().zip(looks) {
             let name = &agent.name;
             let log = format!("See `journalctl -u pgfleet-agent` and PostgreSQL's log on {name}.");
@@ -169,7 +173,8 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
                 }
                 Ok(Look::Primary) => primaries.push(name.to_string()),
                 Ok(Look::Replica { read, refused }) => {
-                    self.note(&format!("read the row from the replica {name}"), read.0, read.1, &log);
+                    let arrived = self.note(&format!("read the row from the replica {name}"), read.0, read.1, &log);
+                    replicas += usize::from(arrived);
                     let step = "Stop PostgreSQL there at once: a second writable server loses data.";
                     self.note(
                         &format!("see a write on the replica {name} refused"),
@@ -191,11 +196,17 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
             seen,
             "See `pgfleet status`.",
         );
+        replicas
     }
 
     /// Logs in through the replicas' port; HAProxy may need a moment to see a replica that has just come up.
-    async fn enter(&self, proxy: &ProxyHost, superuser: &(String, Secret)) -> Result<Client, SqlError> {
-        let deadline = Instant::now() + ARRIVAL;
+    async fn enter(
+        &self,
+        proxy: &ProxyHost,
+        superuser: &(String, Secret),
+        patience: Duration,
+    ) -> Result<Client, SqlError> {
+        let deadline = Instant::now() + patience;
         let endpoint = (proxy.address.as_str(), proxy.replica_port);
         loop {
             match sql::connect(self.access, &proxy.name, endpoint, superuser, STATEMENT).await {
@@ -206,14 +217,14 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
     }
 
     /// Reads through the replicas' entry point, where there is one and somebody behind it.
-    async fn read_entrance(&mut self, superuser: &(String, Secret), schema: &str, row: &str) {
+    async fn read_entrance(&mut self, superuser: &(String, Secret), schema: &str, row: &str, patience: Duration) {
         if self.topology.agents.len() < 2 {
             return;
         }
         for proxy in &self.topology.proxies {
             let start = Instant::now();
             let attempt = async {
-                let client = self.enter(proxy, superuser).await?;
+                let client = self.enter(proxy, superuser, patience).await?;
                 await_row(&client, schema, row).await?;
                 let query = "SELECT pg_is_in_recovery()::text || ' ' || host(inet_server_addr())";
                 let said = sql::text(&client, query, STATEMENT).await?.unwrap_or_default();

@@ -56,7 +56,7 @@ pub enum ConnectProblem {
     Refused { to: String },
     #[error("{to} did not answer within {} s ({stage})", after.as_secs_f32())]
     TimedOut { to: String, after: Duration, stage: &'static str },
-    #[error("no route to {to}: {source}")]
+    #[error("no route to {to}")]
     NoRoute { to: String, source: std::io::Error },
     #[error("{to}: {source}")]
     Network { to: String, source: std::io::Error },
@@ -132,7 +132,7 @@ impl ConnectProblem {
                     .to_owned()
             }
             Self::NoRoute { .. } | Self::Network { .. } => {
-                "Check the address, the route and the firewalls on the way.".to_owned()
+                "Is the host up? Check the address, the route and the firewalls on the way.".to_owned()
             }
             Self::ClosedEarly { .. } => {
                 "sshd may be starting, at its limit (`MaxStartups`), or refusing this address: see its log with \
