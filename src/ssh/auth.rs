@@ -2,7 +2,7 @@
 
 use super::{
     config::Route,
-    error::ConnectProblem,
+    error::{ConnectProblem, SEALED},
     host_key::{Gate, plain},
     identity::{self, Agent, KeyFile},
     target::{Options, Target},
@@ -207,7 +207,7 @@ impl Attempt<'_> {
             };
         }
         let KeyFile::Open { key, certificate } = key.as_ref() else {
-            self.skipped.push(format!("{shown} is sealed by a passphrase, and ssh-agent does not hold it"));
+            self.skipped.push(format!("{shown}{SEALED}, and ssh-agent does not hold it"));
             return Ok(false);
         };
         if !self.seen.insert(key.public_key().clone()) {

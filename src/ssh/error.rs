@@ -46,6 +46,9 @@ pub struct OfferedKey {
     pub fingerprint: String,
 }
 
+/// What stands behind the path of a key that nobody unlocked.
+pub(super) const SEALED: &str = " is sealed by a passphrase";
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectProblem {
     #[error("ssh_config is not usable: {0}")]
@@ -170,8 +173,10 @@ impl ConnectProblem {
             Self::KnownHosts { file, .. } => format!("Look at the file and its rights: `ls -l {}`.", file.display()),
             Self::AccessDenied { user, skipped, offered, .. } => {
                 let mut step = String::new();
-                if skipped.iter().any(|key| key.contains("passphrase")) {
-                    step.push_str("Unlock the key with `ssh-add KEY`. ");
+                let sealed = skipped.iter().filter_map(|key| key.split_once(SEALED));
+                let sealed: Vec<_> = sealed.map(|(path, _)| path).collect();
+                if !sealed.is_empty() {
+                    step.push_str(&format!("Unlock it with `ssh-add {}`. ", sealed.join(" ")));
                 }
                 if offered.iter().any(|method| method == "publickey") || offered.is_empty() {
                     step.push_str(&format!(

@@ -3,6 +3,7 @@
 
 mod again;
 mod faults;
+mod cluster;
 mod harness;
 mod harness_itself;
 mod kills;

@@ -82,7 +82,7 @@ async fn a_passphrase_is_asked_for_once_and_a_sealed_key_is_named() {
     let error = whoami(&sshd.target(), &options).await.expect_err("sealed");
     insta::assert_snapshot!(steady(&sshd, &error), @r"
     pg1: user `deploy` is refused at 127.0.0.1:PORT: no key or password to offer; not usable: DIR/sealed is sealed by a passphrase, and ssh-agent does not hold it; the server accepts publickey, keyboard-interactive
-    Unlock the key with `ssh-add KEY`. Name a key that is in ~deploy/.ssh/authorized_keys there with `ansible_ssh_private_key_file`, or put yours there with `ssh-copy-id`; check `ansible_user`.
+    Unlock it with `ssh-add DIR/sealed`. Name a key that is in ~deploy/.ssh/authorized_keys there with `ansible_ssh_private_key_file`, or put yours there with `ssh-copy-id`; check `ansible_user`.
     ");
 
     let asked = Arc::new(AtomicU32::new(0));

@@ -1,0 +1,73 @@
+//! The commands that ask, prove and change a living cluster.
+
+use super::harness::{lab::Lab, program::eventually};
+use serde_json::Value;
+use std::time::Duration;
+
+/// The keys of an object, in order.
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+#[test]
+fn status_verify_and_switchover_of_seven_machines() {
+    let lab = Lab::bootstrapped("demo", "trixie");
+
+    let status = lab.until_healthy(Duration::from_secs(60));
+    assert_eq!(keys(&status), ["cluster", "healthy", "problems", "members", "dcs", "haproxy", "vip"]);
+    let members = status["members"].as_array().expect("a list");
+    assert_eq!(members.len(), 3, "{status:#}");
+    let expected = ["name", "host", "port", "role", "state", "timeline", "lag_bytes", "pending_restart"];
+    assert_eq!(keys(&members[0]), expected);
+    let streaming = members.iter().filter(|member| member["state"] == "streaming").count();
+    assert_eq!(streaming, 2, "{status:#}");
+    let dcs = status["dcs"]["members"].as_array().expect("a list");
+    assert!(dcs.len() == 3 && dcs.iter().all(|member| member["healthy"] == true), "{status:#}");
+    assert_eq!(dcs.iter().filter(|member| member["leader"] == true).count(), 1, "{status:#}");
+    let frontends = status["haproxy"][0]["frontends"].as_array().expect("a list");
+    let up: Vec<_> = frontends.iter().map(|frontend| (&frontend["serves"], &frontend["backends_up"])).collect();
+    assert_eq!(up, [(&Value::from("primary"), &Value::from(1)), (&Value::from("replica"), &Value::from(2))]);
+
+    let proof = lab.pgfleet(&["verify"]).success();
+    assert!(proof.contains("The cluster demo works."), "{proof}");
+    assert_eq!(proof.matches("refused: it says that it is read-only").count(), 2, "{proof}");
+    let left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgfleet%'";
+    assert_eq!(lab.sql(lab.write_entry(), left).expect("an answer"), [["0"]]);
+
+    let before = lab.leader(None);
+    let to = lab.members("replica").remove(0);
+    let switched = lab.pgfleet(&["switchover", "--to", &to, "--format", "json"]).success();
+    let switched: Value = serde_json::from_str(&switched).expect("JSON");
+    assert_eq!((&switched["from"], &switched["to"]), (&Value::from(before), &Value::from(to.clone())));
+    assert!(switched["writes_interrupted_ms"].is_u64(), "{switched:#}");
+    assert_eq!(switched["not_following"], Value::Array(Vec::new()));
+    assert_eq!(lab.leader(None), to);
+    let refused = lab.pgfleet(&["switchover", "--to", &to]).failure(1);
+    assert!(refused.contains(&format!("`{to}` leads already")), "{refused}");
+    lab.pgfleet(&["verify"]).success();
+
+    let said = lab.pgfleet(&["ssh", "pg-2", "--", "hostname"]).success();
+    assert_eq!(said.trim(), "pg-2");
+    let unknown = lab.pgfleet(&["ssh", "pg-9"]).failure(2);
+    assert!(unknown.contains("the inventory has no host `pg-9`"), "{unknown}");
+}
+
+#[test]
+fn status_names_what_is_gone() {
+    let lab = Lab::bootstrapped("demo", "trixie");
+    let replica = lab.members("replica").remove(0);
+    lab.scratch.run("kill", &[&replica, "etcd-2"]).success();
+    let ran = lab.pgfleet(&["status"]);
+    assert_eq!(ran.code, Some(3), "{ran}");
+    for host in [replica.as_str(), "etcd-2"] {
+        assert!(ran.stdout.contains(&format!("! {host} cannot be reached: ")), "{ran}");
+    }
+    // The rest goes on, and is not complained about.
+    assert!(!ran.stdout.contains("quorum") && !ran.stdout.contains("No member leads"), "{ran}");
+    let proof = lab.pgfleet(&["verify"]).failure(1);
+    assert!(!proof.contains("panicked"), "{proof}");
+    lab.scratch.run("start", &[&replica, "etcd-2"]).success();
+    eventually("the cluster is whole again", Duration::from_secs(90), || {
+        (lab.status()?["healthy"] == true).then_some(())
+    });
+}
