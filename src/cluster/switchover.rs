@@ -199,7 +199,8 @@ async fn await_followers(topology: &Topology, access: &Access, leader: &str) -> 
 
 fn not_following(view: &ClusterDocument) -> Vec<String> {
     let followers = view.members.iter().filter(|member| !is_leader(member.role.as_str()));
-    let behind = followers.filter(|member| !matches!(member.state.as_str(), "streaming" | "in archive recovery"));
+    let behind =
+        followers.filter(|member| !matches!(member.state.as_str(), "streaming" | "in archive recovery"));
     behind.map(|member| member.name.clone()).collect()
 }
 

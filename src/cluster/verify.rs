@@ -173,7 +173,8 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
                 }
                 Ok(Look::Primary) => primaries.push(name.to_string()),
                 Ok(Look::Replica { read, refused }) => {
-                    let arrived = self.note(&format!("read the row from the replica {name}"), read.0, read.1, &log);
+                    let arrived =
+                        self.note(&format!("read the row from the replica {name}"), read.0, read.1, &log);
                     replicas += usize::from(arrived);
                     let step = "Stop PostgreSQL there at once: a second writable server loses data.";
                     self.note(
@@ -217,7 +218,13 @@ impl<Tell: FnMut(&Check)> Proof<'_, Tell> {
     }
 
     /// Reads through the replicas' entry point, where there is one and somebody behind it.
-    async fn read_entrance(&mut self, superuser: &(String, Secret), schema: &str, row: &str, patience: Duration) {
+    async fn read_entrance(
+        &mut self,
+        superuser: &(String, Secret),
+        schema: &str,
+        row: &str,
+        patience: Duration,
+    ) {
         if self.topology.agents.len() < 2 {
             return;
         }

@@ -25,7 +25,8 @@ fn status_verify_and_switchover_of_seven_machines() {
     assert!(dcs.len() == 3 && dcs.iter().all(|member| member["healthy"] == true), "{status:#}");
     assert_eq!(dcs.iter().filter(|member| member["leader"] == true).count(), 1, "{status:#}");
     let frontends = status["haproxy"][0]["frontends"].as_array().expect("a list");
-    let up: Vec<_> = frontends.iter().map(|frontend| (&frontend["serves"], &frontend["backends_up"])).collect();
+    let up: Vec<_> =
+        frontends.iter().map(|frontend| (&frontend["serves"], &frontend["backends_up"])).collect();
     assert_eq!(up, [(&Value::from("primary"), &Value::from(1)), (&Value::from("replica"), &Value::from(2))]);
 
     let proof = lab.pgfleet(&["verify"]).success();

@@ -2,8 +2,8 @@
 //! sandbox cannot be made.
 
 mod again;
-mod faults;
 mod cluster;
+mod faults;
 mod harness;
 mod harness_itself;
 mod kills;
