@@ -33,10 +33,11 @@ fn templates(inventory: &Inventory) -> Templates {
     templates
 }
 
-/// Renders all that a playbook does on a host; `formed` is what its members find out about themselves.
+/// Renders all that a playbook does on a host; `formed` is whether its services run already.
 fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool) -> Rendered {
     let templates = templates(inventory);
-    let found = json!({"changed": false, "failed": false, "rc": i32::from(!formed)});
+    let found =
+        json!({"changed": false, "failed": false, "rc": 0, "stdout": if formed { "running" } else { "new" }});
     let mut files = BTreeMap::new();
     for play in &playbook.plays {
         let selected = inventory.select(&play.hosts).unwrap_or_else(|wrong| panic!("{wrong}"));
@@ -45,8 +46,8 @@ fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool)
         }
         let mut vars = inventory.complete(host, &facts()).unwrap_or_else(|wrong| panic!("{wrong}"));
         vars.extend(play.vars.clone());
-        vars.insert("etcd_formed".to_owned(), found.clone());
-        vars.insert("agent_formed".to_owned(), found.clone());
+        vars.insert("etcd_found".to_owned(), found.clone());
+        vars.insert("agent_found".to_owned(), found.clone());
         for task in play.tasks.iter().chain(&play.handlers) {
             if let Some((path, content)) = task_file(task, &vars, &templates) {
                 files.insert(path, content);
