@@ -217,7 +217,7 @@ impl Session<'_> {
     async fn ensure_lock(&mut self, context: &Context<'_>) -> Result<(), Failure> {
         if context.mode == Mode::Apply && self.lock.is_none() {
             self.lock = Some(Lock::take(context).await?);
-            resource::recover(self.host)?;
+            resource::recover(context).await?;
         }
         Ok(())
     }

@@ -7,5 +7,6 @@ mod faults;
 mod harness;
 mod harness_itself;
 mod kills;
+mod resources;
 mod sandbox;
 mod stories;

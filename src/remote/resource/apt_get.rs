@@ -127,7 +127,7 @@ fn holder(path: &Path) -> Option<i32> {
 /// Keeps services that packages would start down, until [`release_services`].
 pub(super) fn hold_services(host: &Host) -> Result<(), Failure> {
     let policy = host.path(POLICY);
-    if files::look(&policy)?.is_some() && !is_our_policy(host)? {
+    if files::look(&policy)?.is_some() && !are_services_held(host)? {
         files::rename(&policy, &host.path(POLICY_SAVED))?;
     }
     files::replace(&policy, POLICY_TEXT.as_bytes(), Attributes { mode: Some(0o755), ..Attributes::default() })
@@ -135,7 +135,7 @@ pub(super) fn hold_services(host: &Host) -> Result<(), Failure> {
 
 /// Takes the policy away, and puts one that was there before back. Nothing to do when there is none.
 pub(super) fn release_services(host: &Host) -> Result<(), Failure> {
-    if is_our_policy(host)? {
+    if are_services_held(host)? {
         files::remove_file(&host.path(POLICY))?;
     }
     let saved = host.path(POLICY_SAVED);
@@ -145,7 +145,8 @@ pub(super) fn release_services(host: &Host) -> Result<(), Failure> {
     }
 }
 
-fn is_our_policy(host: &Host) -> Result<bool, Failure> {
+/// Whether the policy that is in force is ours.
+pub(super) fn are_services_held(host: &Host) -> Result<bool, Failure> {
     Ok(files::read(&host.path(POLICY))?.as_deref() == Some(POLICY_TEXT.as_bytes()))
 }
 
@@ -239,7 +240,7 @@ mod tests {
         std::fs::write(host.path(POLICY), "#!/bin/sh\nexit 0\n").expect("written");
         hold_services(&host).expect("held");
         hold_services(&host).expect("held by a run that was interrupted");
-        assert!(is_our_policy(&host).expect("readable"));
+        assert!(are_services_held(&host).expect("readable"));
         release_services(&host).expect("released");
         release_services(&host).expect("nothing to release");
         assert_eq!(std::fs::read_to_string(host.path(POLICY)).expect("readable"), "#!/bin/sh\nexit 0\n");

@@ -257,8 +257,8 @@ pub enum Presence {
 }
 
 /// Repairs what an interrupted run left that no step would find. Called with the host's lock held.
-pub(super) fn recover(host: &Host) -> Result<(), Failure> {
-    apt::recover(host)
+pub(super) async fn recover(context: &Context<'_>) -> Result<(), Failure> {
+    apt::recover(context).await
 }
 
 /// Waits for a condition when applying. A plan looks once; what is missing then is worth a word only if
