@@ -19,6 +19,9 @@ pub enum Error {
     #[error("there is no sandbox `{name}`{}", known_names(known))]
     NoSuchSandbox { name: Name, known: Vec<Name> },
 
+    #[error("sandbox `{name}` is only half made, or half removed")]
+    Incomplete { name: Name },
+
     #[error("sandbox `{name}` has no network now (this machine was restarted, perhaps)")]
     Halted { name: Name },
 
@@ -127,6 +130,9 @@ impl Error {
             }
             Error::UnmountablePath { .. } => "set PGFLEET_SANDBOX_DIR to another folder".to_owned(),
             Error::State { .. } => "pgfleet sandbox down removes it".to_owned(),
+            Error::Incomplete { name } => {
+                format!("run `pgfleet sandbox up` again, or pgfleet sandbox down --name {name}")
+            }
             Error::Halted { name } => format!("pgfleet sandbox start --name {name}"),
             Error::NotRunning { host } => format!("pgfleet sandbox start {host}"),
             _ => return None,

@@ -6,7 +6,7 @@ use super::{
     image,
     layout::{self, Home, HostHome, Store},
     network::{self, Names},
-    overlay,
+    nspawn, overlay,
     process::{self, Tracked},
     record::Record,
 };
@@ -120,6 +120,7 @@ impl<'a> Host<'a> {
     }
 
     pub fn unmount(&self) -> Result<()> {
+        nspawn::forget_root(&self.home().root());
         overlay::remove_below(&self.home().root())
     }
 
@@ -196,21 +197,7 @@ impl<'a> Host<'a> {
         cgroup::remove_host(self.name(), &self.spec.name);
         let groups = cgroup::create(self.name(), &self.spec.name)?;
         let _ = fs::remove_file(home.console());
-        let command = [
-            "nsenter".to_owned(),
-            format!("--net={}", names.path().display()),
-            "systemd-nspawn".to_owned(),
-            "--quiet".to_owned(),
-            "--keep-unit".to_owned(),
-            "--register=no".to_owned(),
-            "--resolv-conf=off".to_owned(),
-            "--timezone=off".to_owned(),
-            format!("--directory={}", home.root().display()),
-            format!("--machine={}", names.machine(self.number)),
-            format!("--hostname={}", self.spec.name),
-            format!("--network-bridge={}", network::BRIDGE),
-            "--boot".to_owned(),
-        ];
+        let command = nspawn::command(&names, self.number, &self.spec.name, &home);
         process::launch(&home.process(), &home.console(), &groups, &command)
     }
 

@@ -128,6 +128,7 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
 /// As [`sweep`], for one image whose lock the caller holds.
 fn sweep_build(store: &Store, image: Image) -> Result<()> {
     let work = Work::of(store, image);
+    process::settle(&work.note);
     if let Some(builder) = process::noted(&work.note) {
         builder.signal_group(Signal::SIGKILL)?;
         process::end(&[builder])?;

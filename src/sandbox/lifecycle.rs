@@ -10,7 +10,7 @@ use super::{
     image,
     layout::{self, Home, Store},
     network::{self, Names},
-    overlay, process,
+    nspawn, overlay, process,
     record::Record,
     requirements,
 };
@@ -157,8 +157,11 @@ impl Sandbox {
     pub fn open(store: &Store, name: &Name) -> Result<Sandbox> {
         requirements::root()?;
         let store = store.resolved();
-        let record = Record::read(&store.sandbox(name))?
-            .ok_or_else(|| Error::NoSuchSandbox { name: name.clone(), known: store.names() })?;
+        let home = store.sandbox(name);
+        let record = Record::read(&home)?.ok_or_else(|| match home.path().exists() {
+            true => Error::Incomplete { name: name.clone() },
+            false => Error::NoSuchSandbox { name: name.clone(), known: store.names() },
+        })?;
         Ok(Sandbox { store, record })
     }
 
@@ -332,8 +335,9 @@ impl Sandbox {
             .map(drop)
     }
 
-    /// The network and the package cache.
+    /// The network and the package cache; and that no launch of a killed run is under way.
     fn ensure_surroundings(&self, executable: &Path) -> Result<()> {
+        process::settle(self.home().path());
         {
             let _global = self.store.lock()?;
             if network::enable_forwarding()? {
@@ -410,16 +414,18 @@ fn links(store: &Store) -> Result<Vec<super::record::Link>> {
 fn remove(store: &Store, name: &Name) -> Result<()> {
     let home = store.sandbox(name);
     let names = Names::of(name);
-    // Twice, because what is just starting was not there to be found the first time.
-    for _ in 0..2 {
-        let mut processes = process::in_network(&names.path());
-        let hosts = fs::read_dir(home.hosts()).into_iter().flatten().flatten();
-        processes.extend(hosts.filter_map(|host| process::noted(&host.path().join("process"))));
-        processes.extend(process::noted(&home.cache_process()));
-        let children: Vec<_> = processes.iter().flat_map(|process| process.children()).collect();
-        process::end(&children)?;
-        process::end(&processes)?;
+    process::settle(home.path());
+    let hosts = || fs::read_dir(home.hosts()).into_iter().flatten().flatten().map(|host| host.path());
+    let mut processes = process::in_network(&names.path());
+    processes.extend(hosts().filter_map(|host| process::noted(&host.join("process"))));
+    processes.extend(process::noted(&home.cache_process()));
+    let children: Vec<_> = processes.iter().flat_map(|process| process.children()).collect();
+    process::end(&children)?;
+    process::end(&processes)?;
+    for host in hosts() {
+        nspawn::forget_root(&host.join("root"));
     }
+    nspawn::forget_machines(&names);
     overlay::remove_below(home.path())?;
     network::remove(name)?;
     cgroup::remove(name);

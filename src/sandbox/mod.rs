@@ -19,6 +19,7 @@ mod layout;
 mod lifecycle;
 mod name;
 mod network;
+mod nspawn;
 mod overlay;
 mod process;
 mod record;

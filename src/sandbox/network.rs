@@ -46,7 +46,12 @@ impl Names {
 
     /// What systemd-nspawn calls the host with this number.
     pub fn machine(&self, number: usize) -> String {
-        format!("{}-{number}", self.short)
+        format!("{}{number}", self.machine_prefix())
+    }
+
+    /// What the names of all its machines begin with.
+    pub fn machine_prefix(&self) -> String {
+        format!("{}-", self.short)
     }
 
     /// The bridge's port to the host with this number, as systemd-nspawn names it.

@@ -31,6 +31,11 @@ shift
 exec "$@"
 "#;
 
+/// The name of the script in its own command line, before the note.
+const LAUNCH_NAME: &str = "launch";
+/// How long a launch may take from the start of the script to the note and the command.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(10);
+
 /// How often the state of a process is looked at while its end is awaited.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -56,7 +61,7 @@ pub(super) fn launch(note: &Path, log: &Path, cgroups: &[PathBuf], command: &[St
         File::options().create(true).append(true).open(log).map_err(Error::io("cannot open the log", log))?;
     let errors = output.try_clone().map_err(Error::io("cannot open the log", log))?;
     Command::new("setsid")
-        .args(["sh", "-c", LAUNCH, "launch"])
+        .args(["sh", "-c", LAUNCH, LAUNCH_NAME])
         .arg(note)
         .args(cgroups)
         .arg("--")
@@ -141,6 +146,21 @@ impl Tracked {
         }
         true
     }
+}
+
+/// Waits until every launch with a note below `folder` is noted and is what it was to become. Whoever
+/// launched it may have been killed, and the launch goes on by itself.
+pub(super) fn settle(folder: &Path) {
+    let deadline = Instant::now() + LAUNCH_LIMIT;
+    while all().any(|(pid, _)| is_launch(pid, folder)) && Instant::now() < deadline {
+        thread::sleep(POLL);
+    }
+}
+
+fn is_launch(pid: i32, folder: &Path) -> bool {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split('\0').skip_while(|word| *word != LAUNCH_NAME).skip(1);
+    words.next().is_some_and(|note| Path::new(note).starts_with(folder))
 }
 
 /// Every process whose network is the namespace behind `path`.

@@ -28,6 +28,9 @@ fn traces(sandbox: &Scratch, cache: Option<u32>) -> Vec<String> {
     let digest = Digest::of(name.as_bytes()).to_string();
     let interface = format!("pgf-{}", &digest[..6]);
     look("interface", lines_with(run(Command::new("ip").args(["-o", "link"])).success(), &interface));
+    let machines = fs::read_dir("/run/systemd/nspawn/propagate").into_iter().flatten().flatten();
+    let machines = machines.filter_map(|entry| entry.file_name().into_string().ok());
+    look("machine", machines.filter(|machine| machine.starts_with(&digest[..6])).collect());
     look("rules", lines_with(run(Command::new("nft").args(["list", "tables"])).success(), name));
     let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
         let line = fs::read_to_string(entry.path().join("cmdline")).ok()?.replace('\0', " ");
