@@ -116,10 +116,13 @@ impl Worker {
                 }
             };
             match event {
+                // Told to stop, the hands end their session after the step under way.
+                None | Some(Err(_)) if told => return Ok(outcomes),
                 None => return Err(self.lost("the connection was closed in the middle of a step")),
                 Some(Err(error)) => return Err(self.lost(&error.to_string())),
                 Some(Ok(event)) => match event {
                     Event::Hello(_) => {}
+                    Event::Need { .. } if told => {}
                     Event::Need { digests } => self.send_contents(&digests, contents).await?,
                     Event::Started { step } => on(Progress::Started(step)),
                     Event::Waiting { message, .. } => on(Progress::Waiting(&message)),

@@ -77,10 +77,6 @@ impl Host {
             Content::Stored { sha256, .. } => self.contents.borrow().get(sha256).cloned().map(Cow::Owned),
         }
     }
-
-    pub fn forget_promises(&self) {
-        *self.promises.borrow_mut() = Promises::default();
-    }
 }
 
 /// A step on a host.

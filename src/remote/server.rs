@@ -148,9 +148,6 @@ impl Session<'_> {
     }
 
     async fn batch(&mut self, batch: &Batch) {
-        if batch.mode == Mode::Apply {
-            self.host.forget_promises();
-        }
         let wanted = batch.steps.iter().flat_map(|step| self.missing(batch, step)).collect();
         self.fetch(wanted).await;
         for step in &batch.steps {
