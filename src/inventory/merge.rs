@@ -4,11 +4,10 @@ use super::{
     catalogue::{self, VARIABLES},
     source::{Definition, Definitions, VarsFile},
     tree::Tree,
-    variable::Reach,
+    variable::{Reach, is_templated},
 };
 use crate::{diagnostic::Diagnostics, model::HostName};
 use indexmap::{IndexMap, IndexSet};
-use serde_json::Value;
 use std::{collections::HashSet, sync::Arc};
 
 /// A host with the definitions that hold for it.
@@ -25,17 +24,9 @@ impl Draft {
         self.groups.iter().any(|own| own == group)
     }
 
-    /// Whether a text of its variables has the word.
-    pub(super) fn mentions(&self, word: &str) -> bool {
-        fn within(value: &Value, word: &str) -> bool {
-            match value {
-                Value::String(text) => text.contains(word),
-                Value::Array(items) => items.iter().any(|item| within(item, word)),
-                Value::Object(map) => map.values().any(|value| within(value, word)),
-                _ => false,
-            }
-        }
-        self.vars.values().any(|definition| within(&definition.value, word))
+    /// Whether a variable of it holds a template.
+    pub(super) fn is_templated(&self) -> bool {
+        self.vars.values().any(|definition| is_templated(&definition.value))
     }
 }
 

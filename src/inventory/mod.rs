@@ -109,9 +109,10 @@ impl Inventory {
         let Some(draft) = self.drafts.get(&host.name) else { return Ok(self.variables(host)) };
         let mut wrong = Diagnostics::default();
         let mut templates = Templates::new(Vec::new())?;
-        // `hostvars` is large, and rarely looked at.
-        let shared = self.global.iter().filter(|(name, _)| *name != "hostvars" || draft.mentions("hostvars"));
-        templates.share(&shared.map(|(name, value)| (name.clone(), value.clone())).collect())?;
+        // What all hosts share is large, and few variables hold a template.
+        if draft.is_templated() {
+            templates.share(&self.global)?;
+        }
         let mut base = load::magic(host.name.as_str(), &host.groups);
         base.insert("ansible_facts".to_owned(), Value::Object(facts.clone()));
         base.extend(facts.iter().map(|(name, value)| (format!("ansible_{name}"), value.clone())));

@@ -21,6 +21,13 @@ pub(super) fn check(subject: &Subject<'_>, wrong: &mut Diagnostics) {
         let diagnostic = subject.at_group(other, message).label(format!("`dcs` is `{chosen}`"));
         wrong.push(diagnostic.help(format!("remove the group, or set `dcs: {other}`")));
     }
+    if chosen == "zookeeper" && subject.size("zookeeper") > 0 {
+        let message =
+            "this version of pgfleet sets up no ZooKeeper, and its agent speaks to etcd alone".to_owned();
+        let diagnostic =
+            warning(subject.at_group("zookeeper", message)).label("the hosts can be described, not deployed");
+        wrong.push(diagnostic.help("name the machines below `etcd` to deploy the cluster with it"));
+    }
     odd_members(subject, chosen, wrong);
     etcd_archive(subject, wrong);
     etcd_timing(subject, wrong);
