@@ -21,7 +21,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 
 /// An etcd server's client address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,6 +83,8 @@ type Connection = SendRequest<Full<Bytes>>;
 
 /// Answers are a few kilobytes; more than this isn't etcd.
 const LONGEST_ANSWER: usize = 8 << 20;
+/// etcd hashes the password on purpose slowly. Logins are rare: once, and when the token was lost.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections kept open to each endpoint.
 const IDLE_CONNECTIONS: usize = 4;
 
@@ -94,6 +96,8 @@ pub struct Gateway {
     /// The endpoint that answered last: the first to be asked.
     preferred: AtomicUsize,
     idle: Mutex<HashMap<usize, Vec<Connection>>>,
+    /// The endpoint that last left a request without an answer.
+    suspect: watch::Sender<Option<usize>>,
 }
 
 impl Gateway {
@@ -105,6 +109,7 @@ impl Gateway {
             token: Mutex::default(),
             preferred: AtomicUsize::new(0),
             idle: Mutex::default(),
+            suspect: watch::channel(None).0,
         }
     }
 
@@ -156,7 +161,19 @@ impl Gateway {
 
     /// How long [`Gateway::call`] may take: one attempt at each endpoint.
     pub fn longest_call(&self) -> Duration {
-        self.request_timeout * u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX)
+        let login = if self.login.is_some() { LOGIN_TIMEOUT } else { Duration::ZERO };
+        self.request_timeout * u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX) + login
+    }
+
+    /// Resolves when a request to this endpoint is left without an answer.
+    pub async fn suspected(&self, endpoint: usize) {
+        let mut suspect = self.suspect.subscribe();
+        suspect.mark_unchanged();
+        while suspect.changed().await.is_ok() {
+            if *suspect.borrow_and_update() == Some(endpoint) {
+                return;
+            }
+        }
     }
 
     /// Begins the next call at another endpoint than this one.
@@ -168,11 +185,11 @@ impl Gateway {
     /// One attempt; a second one with a fresh token when etcd refuses the token.
     async fn attempt_with_token(&self, endpoint: usize, path: &str, body: &Value) -> Result<Value, Attempt> {
         let used = self.token(endpoint).await?;
-        match self.attempt(endpoint, path, body, used.as_deref()).await {
+        match self.attempt(endpoint, path, body, used.as_deref(), self.request_timeout).await {
             Err(Attempt::Unauthenticated(_)) if self.login.is_some() => {
                 self.forget_token(used.as_deref());
                 let fresh = self.token(endpoint).await?;
-                self.attempt(endpoint, path, body, fresh.as_deref()).await
+                self.attempt(endpoint, path, body, fresh.as_deref(), self.request_timeout).await
             }
             other => other,
         }
@@ -184,7 +201,7 @@ impl Gateway {
             return Ok(Some(token));
         }
         let body = json!({"name": login.username, "password": login.password.expose()});
-        let answer = self.attempt(endpoint, "/v3/auth/authenticate", &body, None).await;
+        let answer = self.attempt(endpoint, "/v3/auth/authenticate", &body, None, LOGIN_TIMEOUT).await;
         let answer = answer.map_err(|attempt| match attempt {
             // Nothing of the caller's has been sent yet.
             Attempt::Unknown(why) => Attempt::NotSent(why),
@@ -211,6 +228,7 @@ impl Gateway {
         path: &str,
         body: &Value,
         token: Option<&str>,
+        limit: Duration,
     ) -> Result<Value, Attempt> {
         let exchange = async {
             let (mut connection, answer) = self.send(endpoint, path, body, token).await?;
@@ -222,10 +240,11 @@ impl Gateway {
             }
             judge(status, &text)
         };
-        match tokio::time::timeout(self.request_timeout, exchange).await {
+        match tokio::time::timeout(limit, exchange).await {
             Ok(result) => result,
             Err(_) => {
-                Err(Attempt::Unknown(format!("no answer within {} ms", self.request_timeout.as_millis())))
+                self.suspect.send_replace(Some(endpoint));
+                Err(Attempt::Unknown(format!("no answer within {} ms", limit.as_millis())))
             }
         }
     }
@@ -281,14 +300,15 @@ impl Gateway {
                 connection.send_request(request).await.map_err(|why| Attempt::Unknown(describe(&why)))?;
             Ok((connection, answer))
         };
-        let (connection, answer) = match tokio::time::timeout(self.request_timeout, begin).await {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(Attempt::LeaseNotFound)) => return Err(GatewayError::LeaseNotFound),
-            Ok(Err(Attempt::NotSent(why) | Attempt::Unknown(why) | Attempt::Unauthenticated(why))) => {
-                return Err(no_answer(why));
-            }
-            Err(_) => return Err(no_answer("no answer in time".to_owned())),
-        };
+        let (connection, answer) =
+            match tokio::time::timeout(self.request_timeout + LOGIN_TIMEOUT, begin).await {
+                Ok(Ok(begun)) => begun,
+                Ok(Err(Attempt::LeaseNotFound)) => return Err(GatewayError::LeaseNotFound),
+                Ok(Err(Attempt::NotSent(why) | Attempt::Unknown(why) | Attempt::Unauthenticated(why))) => {
+                    return Err(no_answer(why));
+                }
+                Err(_) => return Err(no_answer("no answer in time".to_owned())),
+            };
         if answer.status() != StatusCode::OK {
             self.token.lock().unwrap_or_else(PoisonError::into_inner).take();
             return Err(no_answer(format!("HTTP {}", answer.status())));

@@ -24,22 +24,33 @@ fn free_port() -> u16 {
 
 impl Server {
     async fn start() -> Self {
-        let data = tempfile::tempdir().expect("a temporary directory");
-        let (client, peer) = (free_port(), free_port());
-        let process = Self::spawn(data.path(), client, peer);
-        let server = Self { process, data, client, peer };
-        server.await_ready().await;
-        server
+        Self::start_cluster(1).await.remove(0)
     }
 
-    fn spawn(data: &Path, client: u16, peer: u16) -> Child {
+    async fn start_cluster(size: usize) -> Vec<Self> {
+        let peers: Vec<u16> = (0..size).map(|_| free_port()).collect();
+        let start = |peer: &u16| {
+            let data = tempfile::tempdir().expect("a temporary directory");
+            let client = free_port();
+            let process = Self::spawn(data.path(), client, *peer, &peers);
+            Self { process, data, client, peer: *peer }
+        };
+        let servers: Vec<Self> = peers.iter().map(start).collect();
+        for server in &servers {
+            server.await_ready().await;
+        }
+        servers
+    }
+
+    fn spawn(data: &Path, client: u16, peer: u16, peers: &[u16]) -> Child {
         let url = |port| format!("http://127.0.0.1:{port}");
+        let members: Vec<String> = peers.iter().map(|peer| format!("m{peer}={}", url(*peer))).collect();
         Command::new("etcd")
             .arg("--data-dir")
             .arg(data)
             .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
             .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
-            .args(["--initial-cluster", &format!("default={}", url(peer))])
+            .args(["--name", &format!("m{peer}"), "--initial-cluster", &members.join(",")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -66,7 +77,7 @@ impl Server {
 
     async fn restart(&mut self) {
         self.process.kill().and_then(|()| self.process.wait()).expect("the process is ours");
-        self.process = Self::spawn(self.data.path(), self.client, self.peer);
+        self.process = Self::spawn(self.data.path(), self.client, self.peer, &[self.peer]);
         self.await_ready().await;
     }
 
@@ -206,6 +217,68 @@ async fn watch_and_lease_survive_a_restart_of_etcd() {
     tokio::time::timeout(Duration::from_secs(1), sight.wait_for(leads)).await.expect("watching").unwrap();
 }
 
+/// Repeats a call while etcd does not answer it.
+async fn patiently<T, F: Future<Output = Result<T, Failure>>>(call: impl Fn() -> F) -> T {
+    let begun = Instant::now();
+    loop {
+        match call().await {
+            Ok(result) => return result,
+            Err(failure) => {
+                assert!(!failure.is_lost() && begun.elapsed() < Duration::from_secs(30), "{failure}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Which of the servers leads etcd.
+async fn etcd_leader(servers: &[Server]) -> usize {
+    for (index, server) in servers.iter().enumerate() {
+        let gateway = Gateway::new(vec![server.endpoint()], Duration::from_secs(1), None);
+        let status = gateway.call("/v3/maintenance/status", &serde_json::json!({})).await.unwrap().body;
+        if messages::number(&status["leader"]) == messages::number(&status["header"]["member_id"]) {
+            return index;
+        }
+    }
+    panic!("etcd has no leader");
+}
+
+#[tokio::test]
+async fn a_lost_etcd_leader_costs_no_lease() {
+    for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let servers = Server::start_cluster(3).await;
+        let endpoints = servers.iter().map(Server::endpoint).collect();
+        let etcd = Etcd::new(options(endpoints, "e", "a", TTL));
+        let mut sight = etcd.watch();
+        let held = etcd.acquire_leader(None).await.unwrap();
+        sight.wait_for(|sight| sight.snapshot.as_ref().is_some_and(|s| s.leader.is_some())).await.unwrap();
+        let mut ends_at = etcd.renew(Some(held.term)).await.unwrap().lease.ends_at();
+        let gone = etcd_leader(&servers).await;
+        servers[gone].signal(signal);
+        let begun = Instant::now();
+        let mut renewals = 0;
+        while renewals < 5 {
+            match etcd.renew(Some(held.term)).await {
+                Ok(renewal) => {
+                    assert!(renewal.lease.ends_at() >= ends_at);
+                    ends_at = renewal.lease.ends_at();
+                    renewals += 1;
+                }
+                Err(failure) => {
+                    assert!(!failure.is_lost(), "{signal}: {failure}");
+                    assert!(BootTime::now() < ends_at, "{signal}: not renewed in time: {failure}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        assert!(begun.elapsed() < TTL, "{signal}: took {:?}", begun.elapsed());
+        etcd.release(held.term).await.unwrap();
+        let free = sight.wait_for(|sight| sight.snapshot.as_ref().is_some_and(|s| s.leader.is_none()));
+        tokio::time::timeout(Duration::from_secs(10), free).await.expect("the watch goes on").unwrap();
+        servers[gone].signal(Signal::SIGCONT);
+    }
+}
+
 #[tokio::test]
 async fn a_deleted_leader_key_is_a_loss_though_the_lease_lives() {
     let server = Server::start().await;
@@ -230,13 +303,9 @@ async fn logs_in_and_again_when_the_token_is_gone() {
     let login = Login { username: "root".to_owned(), password: crate::model::Secret::new("secret") };
     let etcd =
         Etcd::new(EtcdOptions { login: Some(login), ..options(vec![server.endpoint()], "l", "a", TTL) });
-    let held = etcd.acquire_leader(None).await.unwrap();
+    let held = patiently(|| etcd.acquire_leader(None)).await;
     server.process.kill().and_then(|()| server.process.wait()).unwrap();
-    server.process = Server::spawn(server.data.path(), server.client, server.peer);
+    server.process = Server::spawn(server.data.path(), server.client, server.peer, &[server.peer]);
     // etcd's simple tokens live in its memory.
-    let begun = Instant::now();
-    while let Err(failure) = etcd.renew(Some(held.term)).await {
-        assert!(!failure.is_lost() && begun.elapsed() < Duration::from_secs(30), "{failure}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    patiently(|| etcd.renew(Some(held.term))).await;
 }

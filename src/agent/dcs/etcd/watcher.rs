@@ -1,16 +1,19 @@
 //! Keeps the contents up to date in the background. After an interruption everything is read anew: what
 //! happened meanwhile is seen by its result, and a compacted history does no harm.
 
-use super::{Contents, Shared, Unreachable, messages};
+use super::{Contents, Shared, Sight, Snapshot, Unreachable, messages};
 use serde_json::Value;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 /// Waits between two attempts to connect: the first is short, for it is often one endpoint alone that went.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a watch may be behind what others have read.
+const GRACE: Duration = Duration::from_millis(300);
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
@@ -38,6 +41,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// Waits until others than the watch (renewals read everything) have seen newer contents for a while: then
+/// the endpoint is hung, or cut off from the rest of etcd, and its connection does not tell.
+async fn overtaken(sight: &mut watch::Receiver<Sight>, shown: &Snapshot) {
+    let newer = |sight: &Sight| {
+        let snapshot = sight.snapshot.as_ref();
+        snapshot.is_some_and(|snapshot| snapshot.revision > shown.revision && !snapshot.same_contents(shown))
+    };
+    if sight.wait_for(newer).await.is_ok() {
+        tokio::time::sleep(GRACE).await;
+    }
+}
+
 /// Shows the contents and every change to them. Returns why that ended.
 async fn follow(shared: &Shared, mut contents: Contents) -> Unreachable {
     let request = messages::watch_prefix(shared.layout.prefix(), contents.revision + 1);
@@ -45,10 +60,18 @@ async fn follow(shared: &Shared, mut contents: Contents) -> Unreachable {
         Ok(stream) => stream,
         Err(why) => return why.into(),
     };
-    shared.show(&contents.entries, contents.revision);
+    let mut sight = shared.sight.subscribe();
+    let mut shown = shared.show(&contents.entries, contents.revision);
     shared.sight.send_if_modified(|sight| sight.interrupted.take().is_some());
     loop {
-        let message = match stream.next().await {
+        let message = tokio::select! {
+            message = stream.next() => message,
+            () = overtaken(&mut sight, &shown) => return Unreachable("the watch lags behind".to_owned()),
+            () = shared.gateway.suspected(contents.endpoint) => {
+                return Unreachable("the endpoint of the watch does not answer".to_owned());
+            }
+        };
+        let message = match message {
             Ok(message) => message,
             Err(why) => return why.into(),
         };
@@ -69,7 +92,7 @@ async fn follow(shared: &Shared, mut contents: Contents) -> Unreachable {
         // Not the header's revision: while a watch catches up, that one runs ahead of the events.
         let revisions = events.iter().map(|event| messages::number(&event["kv"]["mod_revision"]));
         contents.revision = revisions.fold(contents.revision, i64::max);
-        shared.show(&contents.entries, contents.revision);
+        shown = shared.show(&contents.entries, contents.revision);
     }
 }
 
