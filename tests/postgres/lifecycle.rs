@@ -6,7 +6,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use pgfleet::agent::postgres::{DataDir, Error, Process, Role, Server, StopMode};
+use pgfleet::agent::postgres::{ClusterState, DataDir, Error, Process, Role, Server, StopMode};
 
 use super::support::PATIENCE;
 
@@ -23,6 +23,8 @@ as_postgres!(what_is_seen_from_nothing_to_running_and_back, async |lab| {
     node.start(Role::Primary).await;
     assert!(matches!(node.server.start(&Role::Primary, PATIENCE).await, Err(Error::AlreadyRunning { .. })));
     let facts = node.server.observe().await;
+    // Not what the file said before the start: whoever believes in a shutdown then promotes too early.
+    assert_eq!(facts.control.map(|control| control.state), Some(ClusterState::InProduction));
     let session = facts.session.expect("a session");
     assert_eq!((facts.process, session.in_recovery, session.timeline), (Process::Running, false, 1));
     assert!(session.written.is_some() && session.pending_restart.is_empty());

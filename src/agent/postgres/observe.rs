@@ -65,7 +65,14 @@ impl Server {
         let (process, session) = self.look_at_process().await;
         let remembered = self.remember(|memory| memory.control.clone());
         let control = match remembered {
-            Some(control) if process == Process::Running => Some(control),
+            // Read before the server ran, it says how the last run ended. A primary that is believed to be shut
+            // down while it still writes would be succeeded too early.
+            Some(control) if process == Process::Running => Some(match &session {
+                Some(session) if session.in_recovery => {
+                    ControlData { state: ClusterState::InArchiveRecovery, ..control }
+                }
+                _ => ControlData { state: ClusterState::InProduction, ..control },
+            }),
             _ => match self.control_data().await {
                 Ok(control) => Some(control),
                 Err(error) if process == Process::Stopped => {
