@@ -1,4 +1,5 @@
-//! Downloads onto the target, each known beforehand by its digest.
+//! Downloads onto the target, each known beforehand by its digest. Plain ones are our own; encrypted and
+//! redirected ones are left to the target's curl or apt.
 
 use crate::{
     model::Digest,
@@ -13,12 +14,14 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// The content of `url`, which must have the digest `expected`. Plain HTTP is our own; for HTTPS the
-/// target's curl or apt is used.
+/// The content of `url`, which must have the digest `expected`.
 pub(crate) async fn fetch(context: &Context<'_>, url: &str, expected: Digest) -> Result<Vec<u8>, Failure> {
     context.waiting(format!("download of {url}"));
-    let content =
-        if url.starts_with("http://") { plain(url).await? } else { encrypted(context, url).await? };
+    let plain = if url.starts_with("http://") { plain(url).await? } else { None };
+    let content = match plain {
+        Some(content) => content,
+        None => by_tool(context, url).await?,
+    };
     let found = Digest::of(&content);
     if found == expected {
         return Ok(content);
@@ -29,7 +32,8 @@ pub(crate) async fn fetch(context: &Context<'_>, url: &str, expected: Digest) ->
     ))
 }
 
-async fn plain(url: &str) -> Result<Vec<u8>, Failure> {
+/// The content at a plain URL; none when it leads elsewhere.
+async fn plain(url: &str) -> Result<Option<Vec<u8>>, Failure> {
     let next_step =
         "see whether the host reaches the address (proxy, firewall, name resolution), or use `src`";
     let response = Call::get(url)
@@ -38,12 +42,13 @@ async fn plain(url: &str) -> Result<Vec<u8>, Failure> {
         .await
         .map_err(|error| failure_with(error.to_string(), next_step))?;
     match response.status {
-        200 => Ok(response.body.to_vec()),
+        200 => Ok(Some(response.body.to_vec())),
+        300..=399 => Ok(None),
         status => Err(failure_with(format!("{url} answered with status {status}"), "correct the address")),
     }
 }
 
-async fn encrypted(context: &Context<'_>, url: &str) -> Result<Vec<u8>, Failure> {
+async fn by_tool(context: &Context<'_>, url: &str) -> Result<Vec<u8>, Failure> {
     let folder = tempfile::tempdir().map_err(|error| failure(format!("no temporary directory: {error}")))?;
     let file = folder.path().join("download");
     let path = file.display().to_string();

@@ -59,8 +59,8 @@ impl Unarchive {
             (None, Some(_), None) => {
                 Err("`sha256` is missing: an archive that is fetched must be known beforehand".to_owned())
             }
-            (None, Some(url), _) if !url.starts_with("http://") => {
-                Err(format!("`url`: expected http://..., found `{url}` (its `sha256` guards the content)"))
+            (None, Some(url), _) if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) => {
+                Err(format!("`url`: expected http://... or https://..., found `{url}`"))
             }
             _ => Ok(()),
         }
