@@ -133,7 +133,9 @@ impl<'a> Host<'a> {
         let subnet = self.record.subnet;
         copy_resolvers(&etc)?;
         let proxy = format!("Acquire::http::Proxy \"http://{}:{CACHE_PORT}\";\n", self.record.link.machine)
-            + "Acquire::https::Proxy \"DIRECT\";\n";
+            + "Acquire::https::Proxy \"DIRECT\";\nAcquire::Retries \"3\";\n"
+            // The cache keeps them for all hosts.
+            + "APT::Keep-Downloaded-Packages \"false\";\n";
         put(&etc.join("apt/apt.conf.d/90package-cache"), &proxy)?;
         let key = fs::read_to_string(self.sandbox().public_key())
             .map_err(Error::io("cannot read", self.sandbox().public_key()))?;

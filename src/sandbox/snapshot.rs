@@ -1,7 +1,7 @@
 //! Hosts kept for later: their changes are moved aside and become a layer that others stand on.
 
 use super::{Error, Event, Name, Result, Sandbox, host::Host, layout::Store, record::Record};
-use std::fs;
+use std::{fs, path::Path};
 
 /// A kept state of all hosts of a sandbox.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -50,6 +50,7 @@ impl Sandbox {
             let folder = target.hosts().join(host.spec.name.as_str());
             fs::create_dir_all(&folder).map_err(Error::io("cannot create", &folder))?;
             if from.upper().exists() {
+                drop_what_apt_makes_again(&from.upper());
                 fs::rename(from.upper(), to.upper()).map_err(Error::io("cannot move", from.upper()))?;
             }
             if from.work().exists() {
@@ -96,6 +97,13 @@ impl Snapshot {
             return Err(Error::SnapshotInUse { name: name.clone(), users });
         }
         fs::remove_dir_all(home.path()).map_err(Error::io("cannot remove", home.path()))
+    }
+}
+
+/// apt's indexes of its own lists: tens of megabytes on each host, made again when they are missing.
+fn drop_what_apt_makes_again(upper: &Path) {
+    for file in ["pkgcache.bin", "srcpkgcache.bin"] {
+        let _ = fs::remove_file(upper.join("var/cache/apt").join(file));
     }
 }
 
