@@ -182,11 +182,13 @@ fn mistakes_name_the_place_and_the_nearest_word() {
       = help: did you mean `port`?
     "#);
     insta::assert_snapshot!(wrong("{{ name "), @r#"
-    error: unexpected end of input
+    error: the template ends too early
      --> play.yml:1:13
       |
     1 | - when: "{{ name "
-      |             ^^^^
+      |             ^^^^ something is open here
+      |
+      = help: a `{{`, or a tag such as `{% if %}` or `{% for %}`, is not closed
     "#);
 }
 
