@@ -1,6 +1,7 @@
 //! The one integration test binary: `e2e/` against real hosts, `cases/` for bad input, `ssh/` against
 //! OpenSSH's server, `tidy` for the laws of the house.
 
+mod agent;
 mod cases;
 mod e2e;
 mod init;

@@ -268,6 +268,15 @@ impl<S: Store> Runtime<S> {
         exits.abort();
         notify(&[NotifyState::Stopping]);
         if ended == Ended::InOrder && !self.seen.settings.paused {
+            // A member key that is being written would outlive its deletion.
+            let last_write = async {
+                while self.seen.busy.keys.is_some()
+                    && let Some(report) = inbox.recv().await
+                {
+                    self.take_in(report);
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(1), last_write).await;
             let _ = tokio::time::timeout(Duration::from_secs(2), self.store.delete_member()).await;
             self.lease_file.remove();
         }
@@ -288,7 +297,10 @@ impl<S: Store> Runtime<S> {
         self.state = decision.state;
         self.say(&decision.fired);
         for action in decision.actions {
-            self.act(action);
+            // Nothing is begun beside the end.
+            if self.exit.is_none() {
+                self.act(action);
+            }
         }
         self.begin_reload();
         self.keep_member();

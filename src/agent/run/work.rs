@@ -85,7 +85,10 @@ impl Bench {
                 if !started.accepting {
                     return Err("PostgreSQL is still recovering".to_owned());
                 }
-                self.prepare_primary(matches!(role, StartAs::Primary(_))).await?;
+                if self.roles && matches!(role, StartAs::Primary(_)) {
+                    let made = server.bootstrap_roles().await.map_err(text)?;
+                    tracing::info!(?made, "made the roles of the cluster");
+                }
             }
             Action::Restart(role) => {
                 server.restart(&self.role(role).await?, self.patience).await.map_err(text)?;
@@ -113,7 +116,6 @@ impl Bench {
             }
             Action::Promote => {
                 server.promote(self.patience).await.map_err(text)?;
-                self.prepare_primary(true).await?;
             }
             Action::Follow(member) => drop(server.follow(Some(&self.upstream(member)?)).await.map_err(text)?),
             Action::CheckDivergence(member) => {
@@ -148,18 +150,6 @@ impl Bench {
             _ => {}
         }
         Ok(Effect::None)
-    }
-
-    /// What others need from a new primary at once.
-    async fn prepare_primary(&self, primary: bool) -> Result<(), String> {
-        if !primary {
-            return Ok(());
-        }
-        if self.roles {
-            let made = self.server.bootstrap_roles().await.map_err(|error| error.to_string())?;
-            tracing::info!(?made, "made the roles of the cluster");
-        }
-        self.keep_slots(&[]).await
     }
 
     /// Makes the slots of the members exist and drops those of members that are gone for good.
