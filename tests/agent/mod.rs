@@ -81,11 +81,11 @@ fn postgres_never_notices_a_new_agent() {
 
     // Its successor is not back in time: what watches over PostgreSQL ends it.
     let config = cluster.nodes[leader].folder.join("config.yml");
+    let sampler = Sampler::begin(&cluster);
     cluster.nodes[leader].kill_agent();
     let fence = cluster.command(&["agent", "fence"], &config).status().expect("the fence");
     assert!(fence.success());
     assert_eq!(cluster.nodes[leader].postmaster(), Some(postmaster), "the lease still lasts");
-    let sampler = Sampler::begin(&cluster);
     cluster.new_leader(leader);
     assert_eq!(cluster.nodes[leader].postmaster(), None, "nothing writes without a lease");
     sampler.end();

@@ -50,6 +50,9 @@ pub struct Postgres {
     pub upstream: Option<Index>,
     pub streaming: bool,
     pub names: SyncNames,
+    closing_at: Lsn,
+    /// What `pg_control` says on the disk; the copy in `control` is as old as the last stop.
+    closes_as: ControlState,
     pub timeline: Timeline,
     /// Grows with each end of the process: what was meant for an earlier one does not happen.
     pub life: u64,
@@ -189,6 +192,8 @@ impl World {
                     upstream: None,
                     streaming: false,
                     names: SyncNames::default(),
+                    closing_at: Lsn(0),
+                    closes_as: ControlState::ShutDown,
                     timeline: 1,
                     life: 0,
                 },
@@ -540,7 +545,7 @@ impl World {
             Phase::Starting { primary } => Process::Starting { primary },
             Phase::Standby => running(true),
             Phase::Primary => running(false),
-            Phase::Closing => Process::Unresponsive { primary: true, since: self.now },
+            Phase::Closing => Process::Closing { checkpoint: pg.closing_at },
         };
         pgfleet::agent::core::Server { data, process }
     }
@@ -905,7 +910,7 @@ impl World {
                 }
                 let pg = &mut self.nodes[node].pg;
                 pg.phase = if primary { Phase::Primary } else { Phase::Standby };
-                pg.control.state = if primary { ControlState::InProduction } else { ControlState::Recovery };
+                pg.closes_as = if primary { ControlState::InProduction } else { ControlState::Recovery };
                 self.complete(node, |action| matches!(action, Action::Start(_)), true);
             }
             Physical::Promoted => {
@@ -922,16 +927,15 @@ impl World {
                 pg.phase = Phase::Primary;
                 pg.upstream = None;
                 pg.streaming = false;
-                pg.control.state = ControlState::InProduction;
-                pg.control.timeline = timeline;
+                pg.closes_as = ControlState::InProduction;
                 self.complete(node, |action| *action == Action::Promote, true);
             }
             Physical::Closed => match self.nodes[node].pg.phase {
                 Phase::Primary => {
                     let record = self.record(self.nodes[node].pg.timeline);
                     let pg = &mut self.nodes[node].pg;
-                    pg.control.checkpoint = Lsn(pg.log.len() as u64);
-                    pg.control.state = ControlState::ShutDown;
+                    pg.closing_at = Lsn(pg.log.len() as u64);
+                    pg.closes_as = ControlState::ShutDown;
                     pg.log.push(record);
                     pg.phase = Phase::Closing;
                     self.unacknowledged[node].clear();
@@ -971,6 +975,7 @@ impl World {
     fn end_server(&mut self, node: Index) {
         let pg = &mut self.nodes[node].pg;
         pg.phase = Phase::Stopped;
+        pg.control = Control { state: pg.closes_as, timeline: pg.timeline, checkpoint: pg.closing_at };
         pg.life += 1;
         pg.streaming = false;
         pg.names = SyncNames::default();

@@ -114,6 +114,7 @@ impl<'a> Facts<'a> {
         self.seen.server.process == Process::Stopped
     }
 
+    /// What `pg_control` says, while no server runs.
     pub fn control(&self) -> Option<&'a Control> {
         match &self.seen.server.data {
             Data::Initialised { control, .. } => Some(control),
@@ -145,14 +146,11 @@ impl<'a> Facts<'a> {
     /// The server is writable, or what is being done to it can make it so.
     pub fn writable(&self) -> bool {
         let process = match &self.seen.server.process {
-            Process::Stopped => false,
+            Process::Stopped | Process::Closing { .. } => false,
             Process::Starting { primary } | Process::Unresponsive { primary, .. } => *primary,
             Process::Running(running) => !running.in_recovery,
         };
-        // Shut down in order and only waiting for its standbys to fetch the rest.
-        let closed = matches!(self.seen.busy.server, Some(Action::Stop(_)))
-            && self.control().is_some_and(|control| control.state == ControlState::ShutDown);
-        (process && !closed) || self.seen.busy.server.as_ref().is_some_and(Action::makes_primary)
+        process || self.seen.busy.server.as_ref().is_some_and(Action::makes_primary)
     }
 
     /// There is time to stop before the lease can end.
@@ -162,7 +160,8 @@ impl<'a> Facts<'a> {
 
     /// A primary was found running by an agent that has just been started, and nobody else leads.
     pub fn adopting(&self) -> bool {
-        if self.state.has_led || self.running_primary().is_none() || self.seen.busy.server.is_some() {
+        let other_work = self.seen.busy.server.as_ref().is_some_and(|action| *action != Action::Reload);
+        if self.state.has_led || self.running_primary().is_none() || other_work {
             return false;
         }
         if self.other_leader().is_some() || self.foreign() {

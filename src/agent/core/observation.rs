@@ -178,6 +178,7 @@ pub enum Data {
     Empty,
     Initialised {
         system_identifier: String,
+        /// As read while no server ran; beside a running one it is out of date.
         control: Control,
     },
 }
@@ -213,6 +214,11 @@ pub enum Process {
         since: Millis,
     },
     Running(Running),
+    /// A primary that goes down and has written its shutdown checkpoint, at this position: it takes no
+    /// more writes and waits until its standbys have fetched the rest.
+    Closing {
+        checkpoint: Lsn,
+    },
 }
 
 /// A server that answers.

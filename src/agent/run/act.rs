@@ -192,9 +192,12 @@ impl<S: Store> Runtime<S> {
         self.seen.now = BootTime::now().0;
         match report {
             Report::Seen { began, facts } => self.see(began, *facts),
+            // Read while the server goes down: on disk it says so once the last checkpoint is written.
             Report::Control(found) => {
-                if let Data::Initialised { control, .. } = &mut self.seen.server.data {
-                    *control = convert::control(&found);
+                let stopping = matches!(self.seen.busy.server, Some(Action::Stop(_)));
+                if stopping && convert::control(&found).state == core::ControlState::ShutDown {
+                    self.memory.closing = Some(found.checkpoint);
+                    self.seen.server.process = Process::Closing { checkpoint: found.checkpoint };
                 }
             }
             Report::Lease { kind, result, took } => self.lease_answered(kind, result, took),
@@ -336,6 +339,7 @@ impl<S: Store> Runtime<S> {
         }
         let Some(action) = self.seen.busy.server.take() else { return };
         self.server_work = None;
+        self.memory.closing = None;
         let kind = action.kind();
         let done = result.is_ok();
         match result {
@@ -428,7 +432,8 @@ impl<S: Store> Runtime<S> {
                 self.server.update(self.effective.settings.clone());
                 self.reconfigure = matches!(self.seen.server.data, Data::Unreadable) && self.facts.is_none();
             }
-            Process::Running(_) => {
+            // Not before it is clear whose the server is.
+            Process::Running(server) if server.in_recovery || holds(&self.seen) => {
                 self.reconfigure = false;
                 self.act(Action::Reload);
             }

@@ -96,6 +96,8 @@ fn is_past(at: &str, now: i64) -> bool {
 pub struct ServerMemory {
     pub primary: bool,
     pub unresponsive_since: Option<Millis>,
+    /// Where its shutdown checkpoint is, once it has written that and as long as its end is awaited.
+    pub closing: Option<Lsn>,
     /// Whom it was last told to stream from.
     pub following: Option<MemberName>,
 }
@@ -126,6 +128,9 @@ pub fn server(
         (postgres::Process::Starting, _) => Process::Starting { primary: !standby_signal },
         (postgres::Process::Running, Some(session)) => {
             Process::Running(running(session, snapshot, manages_sync, memory))
+        }
+        (_, None) if memory.closing.is_some() => {
+            Process::Closing { checkpoint: memory.closing.unwrap_or_default() }
         }
         _ => {
             let since = *memory.unresponsive_since.get_or_insert(now);

@@ -230,6 +230,10 @@ impl<S: Store> Runtime<S> {
         self.look_at(&sight.borrow_and_update().clone());
         let mut ready = false;
         let ended = loop {
+            if sight.has_changed().unwrap_or(false) {
+                let now = sight.borrow_and_update().clone();
+                self.look_at(&now);
+            }
             let wake = Duration::from_millis(self.round());
             if !ready {
                 let watchdog = fencing::watchdog(self.seen.settings.ttl) * 1_000;

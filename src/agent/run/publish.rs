@@ -41,7 +41,7 @@ impl Account<'_> {
         match &self.seen.server.process {
             Process::Running(_) => PostgresState::Running,
             Process::Starting { .. } => PostgresState::Starting,
-            Process::Unresponsive { .. } => PostgresState::Stopping,
+            Process::Unresponsive { .. } | Process::Closing { .. } => PostgresState::Stopping,
             Process::Stopped => match self.facts.map(|facts| facts.process) {
                 Some(crate::agent::postgres::Process::Crashed) => PostgresState::Crashed,
                 _ => PostgresState::Stopped,

@@ -2,7 +2,7 @@
 
 use super::{Rule, nothing, rule};
 use crate::agent::core::{
-    Action, Claim, ControlState, Kind, Lane, Millis, Plan, Reason, StopMode,
+    Action, Claim, ControlState, Kind, Lane, Millis, Plan, Process, Reason,
     election::{self, Fitness},
     facts::Facts,
     fencing,
@@ -69,18 +69,15 @@ fn handed_over(facts: &Facts) -> bool {
 
 /// The server is shut down but for its last walsenders, and a candidate has its last record.
 fn everything_is_over_there(facts: &Facts) -> bool {
-    let stopping = matches!(facts.seen.busy.server, Some(Action::Stop(StopMode::Fast)));
-    let (Some(handover), Some(control), Some(poll)) =
-        (&facts.state.handover, facts.control(), &facts.seen.poll)
+    let (Some(handover), Process::Closing { checkpoint }, Some(poll)) =
+        (&facts.state.handover, &facts.seen.server.process, &facts.seen.poll)
     else {
         return false;
     };
-    stopping
-        && control.state == ControlState::ShutDown
-        && poll.asked >= handover.since
+    poll.asked >= handover.since
         && poll.answers.iter().any(|answer| {
             answer.is_standby()
-                && answer.lsn > control.checkpoint
+                && answer.lsn > *checkpoint
                 && handover.candidate.as_ref().is_none_or(|candidate| *candidate == answer.name)
         })
 }

@@ -1,7 +1,7 @@
 //! When the other members are asked for their state.
 
 use super::{Rule, nothing, rule};
-use crate::agent::core::{Action, ControlState, Lane, Millis, Reason, StopMode, facts::Facts};
+use crate::agent::core::{Action, Lane, Millis, Process, Reason, facts::Facts};
 
 const P: Lane = Lane::Peers;
 
@@ -54,8 +54,7 @@ fn switching(facts: &Facts) -> bool {
 fn closing(facts: &Facts) -> bool {
     facts.holds
         && facts.state.handover.as_ref().is_some_and(|handover| handover.reason == Reason::Switchover)
-        && facts.seen.busy.server == Some(Action::Stop(StopMode::Fast))
-        && facts.control().is_some_and(|control| control.state == ControlState::ShutDown)
+        && matches!(facts.seen.server.process, Process::Closing { .. })
         && older_than(facts, AGAIN_SOON)
 }
 
