@@ -146,6 +146,12 @@ impl<'a> PlayRun<'_, 'a> {
             if !satisfied && self.engine.options.mode == Mode::Apply {
                 outcome.verdict = Verdict::Failed(exhausted(task, attempts, &outcome));
             }
+            // The hands note a debt when they change something; here it turned out that they did not.
+            let unfounded = outcome.verdict == Verdict::Unchanged && !task.changed_when.is_empty();
+            if unfounded && !step.notify.is_empty() && mode == Mode::Apply {
+                let hands = hands.as_deref_mut().unwrap_or(run);
+                hands.settle(&step.notify, &with).await?;
+            }
             if let Err(stopped) = run.book(step, &outcome, &with) {
                 stop.cancel();
                 return Err(stopped);

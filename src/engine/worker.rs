@@ -136,6 +136,11 @@ impl Worker {
         }
     }
 
+    /// Takes debts back: the control machine has judged that what was noted has not changed anything.
+    pub async fn settle(&mut self, handlers: &[String]) -> Result<(), Lost> {
+        self.send(&[Request::Debts { owe: Vec::new(), settle: handlers.to_vec() }], None).await
+    }
+
     async fn send_contents(&mut self, digests: &[Digest], contents: &Contents) -> Result<(), Lost> {
         for digest in digests {
             let Some(content) = contents.get(digest) else {
