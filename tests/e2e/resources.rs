@@ -85,6 +85,7 @@ impl Hands {
 
     /// Plans, applies, and applies again: what the plan announced happens, and the second time nothing does.
     #[track_caller]
+    #[expect(clippy::manual_async_fn, reason = "the caller's location is wanted")]
     fn twice<'a>(&'a mut self, steps: &'a [(&'a str, Value)]) -> impl Future<Output = Vec<Outcome>> + 'a {
         async move {
             let planned = self.run(Mode::Check, steps).await;
@@ -265,7 +266,7 @@ async fn accounts_and_the_kernel() {
         "sysctl",
         json!({"values": {"net.ipv4.tcp_fin_timeout": 15, "vm.swappiness": 1, "net.nonsense": 1}}),
     );
-    let applied = hands.twice(&[kernel.clone()]).await;
+    let applied = hands.twice(std::slice::from_ref(&kernel)).await;
     assert_eq!(sandbox.on("a-1", "cat /proc/sys/net/ipv4/tcp_fin_timeout"), "15");
     let warned = |name: &str| applied[0].warnings.iter().any(|warning| warning.starts_with(name));
     assert!(warned("vm.swappiness") && warned("net.nonsense"), "{:?}", applied[0].warnings);

@@ -497,7 +497,7 @@ impl<S: Store> Runtime<S> {
             .filter(|(slot, since)| now >= **since + ttl && present.contains(&slot.as_str()))
             .map(|(slot, _)| slot.clone())
             .collect();
-        if self.housekeeping || !(missing || !expired.is_empty()) || now < self.housekept_at + 500 {
+        if self.housekeeping || (!missing && expired.is_empty()) || now < self.housekept_at + 500 {
             return;
         }
         self.housekeeping = true;
