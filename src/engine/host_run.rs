@@ -106,7 +106,8 @@ impl HostRun<'_> {
 
     /// Takes back what the hands noted as owed, unless this run owes it for another reason.
     pub async fn settle(&mut self, handlers: &[String], with: &Carrying<'_>) -> Result<(), Stopped> {
-        let settled: Vec<String> = handlers.iter().filter(|name| !self.owed.contains(*name)).cloned().collect();
+        let settled: Vec<String> =
+            handlers.iter().filter(|name| !self.owed.contains(*name)).cloned().collect();
         let sent = self.worker.settle(&settled).await;
         sent.map_err(|lost| Box::new(self.lost(lost, "connection".to_owned(), with)))
     }
