@@ -1,23 +1,42 @@
-//! `pgfleet check`: are the files right? Looks at the inventory, playbooks and templates; touches no host.
+//! `pgfleet check`: are the files right, and with `--hosts`, are the hosts ready?
 
 use super::{
     Exit,
     common::{Common, Format},
-    context::overrides,
+    context::{Context, overrides},
     error::Outcome,
 };
 use crate::{
+    cluster::preflight::{self, Finding, Machine, Verdict},
     diagnostic::{Diagnostic, Diagnostics, Severity},
     inventory::Inventory,
     playbook::{self, Playbook, Sources},
     template::{self, Templates},
     ui,
 };
-use serde_json::json;
+use comfy_table::{Table, presets::NOTHING};
+use serde_json::{Value, json};
 
-/// Check the inventory, playbooks and templates. Changes nothing
+/// Check the inventory, playbooks and templates, and with --hosts whether the hosts are ready
 #[derive(clap::Args)]
+#[command(after_help = "\
+Without --hosts no host is touched. With it every host is asked what it has: whether it can be reached and
+commands run as root; its system, memory, disks and clock; whether it reaches the others; whether the ports
+are free, and nothing of an older cluster is in the way. Nothing is changed. One thing is left behind: pgfleet
+itself, in /var/lib/pgfleet/bin, which looks around there and which a bootstrap needs anyway.
+
+Exit code: 0 when all is well, also with warnings; 1 when a host is not ready; 2 when a file is wrong;
+3 when a host cannot be reached.
+
+Examples:
+  pgfleet check -i inventory.yml
+  pgfleet check -i inventory.yml --hosts
+  pgfleet check --hosts --format json | jq '.hosts[] | select(.verdict != \"ok\")'")]
 pub struct Args {
+    /// Ask every host whether it is ready for a bootstrap, too
+    #[arg(long)]
+    pub hosts: bool,
+
     /// Playbooks of your own to check besides
     #[arg(value_name = "PLAYBOOK")]
     playbooks: Vec<String>,
@@ -37,16 +56,117 @@ struct Findings {
 pub fn run(args: &Args) -> Outcome {
     let findings = files(args);
     match args.common.format {
-        Format::Text => {
-            findings.wrong.0.iter().for_each(ui::diagnostic);
-            findings.right.iter().for_each(|line| ui::line(line));
-        }
-        Format::Json => ui::json(&json!({
-            "valid": !findings.wrong.has_errors(),
-            "problems": findings.wrong.0.iter().map(problem).collect::<Vec<_>>(),
-        })),
+        Format::Text => findings.print(),
+        Format::Json => ui::json(&findings.document()),
     }
     Ok(if findings.wrong.has_errors() { Exit::Invalid } else { Exit::Done })
+}
+
+/// Files first, then the hosts: wrong files would be asked about in vain.
+pub async fn hosts(args: Args) -> Outcome {
+    let files = files(&args);
+    if files.wrong.has_errors() {
+        return run(&args);
+    }
+    // Not `Context::load`, which would write generated passwords.
+    let inventory = Inventory::inspect(&args.common.inventory, &args.common.extra_vars)?;
+    let context = Context { common: args.common, inventory, templates: Templates::new(Vec::new())? };
+    let hosts = context.inventory.select(context.common.limit.as_deref().unwrap_or("all"))?;
+    let everyone = hosts.len() == context.inventory.hosts.len();
+    let (options, executables) = (context.ssh(), context.executables()?);
+    let forks = usize::from(context.common.forks);
+    let machines = preflight::ask(&context.inventory, &hosts, &options, &executables, forks).await;
+    let findings = preflight::judge(&machines, everyone);
+    match context.common.format {
+        Format::Text => {
+            files.print();
+            ui::line("");
+            table(&findings).iter().for_each(|line| ui::line(line));
+            ui::note(&format!("\n{}", summary(&findings)));
+        }
+        Format::Json => {
+            let mut document = files.document();
+            document["hosts"] = json!(findings);
+            ui::json(&document);
+        }
+    }
+    Ok(exit(&machines, &findings))
+}
+
+fn exit(machines: &[Machine], findings: &[Finding]) -> Exit {
+    let unreachable =
+        machines.iter().any(|machine| machine.found.as_ref().is_err_and(|obstacle| obstacle.unreachable));
+    match preflight::worst(findings) {
+        _ if unreachable => Exit::Unreachable,
+        Verdict::Fail => Exit::Failed,
+        Verdict::Ok | Verdict::Warn => Exit::Done,
+    }
+}
+
+/// A row for each finding, and below its message what to do.
+fn table(findings: &[Finding]) -> Vec<String> {
+    const RESULT: &str = "RESULT";
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(["HOST", "CHECK", RESULT, "MESSAGE"]);
+    let mut last = "";
+    for finding in findings {
+        let host = if finding.host == last { "" } else { &finding.host };
+        let next = finding.next_step.as_ref().map(|next| format!("\n-> {next}")).unwrap_or_default();
+        table.add_row([host, finding.check, word(finding.verdict), &format!("{}{next}", finding.message)]);
+        last = &finding.host;
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    // Colours would count as width while the table is laid out.
+    let at = lines.first().and_then(|header| header.find(RESULT)).unwrap_or_default();
+    lines.iter().map(|line| coloured(line, at)).collect()
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Ok => "ok",
+        Verdict::Warn => "warn",
+        Verdict::Fail => "fail",
+    }
+}
+
+/// The line with the result at that place in its colour.
+fn coloured(line: &str, at: usize) -> String {
+    for (verdict, style) in [(Verdict::Ok, ui::GOOD), (Verdict::Warn, ui::CHANGED), (Verdict::Fail, ui::BAD)] {
+        let word = word(verdict);
+        if let Some((before, rest)) = line.split_at_checked(at)
+            && let Some(after) = rest.strip_prefix(word).filter(|after| after.starts_with(' '))
+        {
+            return format!("{before}{style}{word}{style:#}{after}");
+        }
+    }
+    line.to_owned()
+}
+
+fn summary(findings: &[Finding]) -> String {
+    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+    match (count(Verdict::Fail), count(Verdict::Warn)) {
+        (0, 0) => "Every host is ready.".to_owned(),
+        (0, warnings) => format!("Every host is ready; {warnings} to look at."),
+        (fails, 0) => format!("Not ready: {fails} to repair."),
+        (fails, warnings) => format!("Not ready: {fails} to repair, {warnings} to look at."),
+    }
+}
+
+impl Findings {
+    fn print(&self) {
+        self.wrong.0.iter().for_each(ui::diagnostic);
+        self.right.iter().for_each(|line| ui::line(line));
+    }
+
+    fn document(&self) -> Value {
+        json!({
+            "valid": !self.wrong.has_errors(),
+            "problems": self.wrong.0.iter().map(problem).collect::<Vec<_>>(),
+        })
+    }
 }
 
 fn files(args: &Args) -> Findings {

@@ -64,6 +64,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Outcome {
     match command {
         Command::Init(args) => init::run(&args),
+        Command::Check(args) if args.hosts => on_cluster(&args.common.clone(), check::hosts(args)),
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => on_cluster(&args.common.clone(), deploy::plan(args)),
         Command::Bootstrap(args) => on_cluster(&args.common.clone(), deploy::bootstrap(args)),

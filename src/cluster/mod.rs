@@ -11,6 +11,7 @@ mod etcd;
 mod haproxy;
 mod http;
 mod observe;
+pub mod preflight;
 mod sql;
 mod status;
 mod switchover;

@@ -19,3 +19,4 @@ pub use event::{Event, Finding, Sink};
 pub use mask::Mask;
 pub use report::{Change, HostFailure, PlayTime, Report, Tally};
 pub use run::{Engine, Options};
+pub use worker::{Lost, NoHands, Worker};

@@ -6,6 +6,7 @@ use crate::{
     model::Digest,
     remote::{
         frame::{self, FrameError},
+        preflight::{Questions, Survey},
         protocol::{Batch, Event, Hello, Outcome, Request},
     },
     ssh::{self, ConnectError, Executables, Session, SessionError, Target},
@@ -121,7 +122,7 @@ impl Worker {
                 None => return Err(self.lost("the connection was closed in the middle of a step")),
                 Some(Err(error)) => return Err(self.lost(&error.to_string())),
                 Some(Ok(event)) => match event {
-                    Event::Hello(_) => {}
+                    Event::Hello(_) | Event::Surveyed(_) => {}
                     Event::Need { .. } if told => {}
                     Event::Need { digests } => self.send_contents(&digests, contents).await?,
                     Event::Started { step } => on(Progress::Started(step)),
@@ -139,6 +140,19 @@ impl Worker {
     /// Takes debts back: the control machine has judged that what was noted has not changed anything.
     pub async fn settle(&mut self, handlers: &[String]) -> Result<(), Lost> {
         self.send(&[Request::Debts { owe: Vec::new(), settle: handlers.to_vec() }], None).await
+    }
+
+    /// Asks what is there. Changes nothing; between batches.
+    pub async fn survey(&mut self, questions: Questions) -> Result<Survey, Lost> {
+        self.send(&[Request::Survey(questions)], None).await?;
+        loop {
+            match self.events.recv().await {
+                None => return Err(self.lost("the connection was closed")),
+                Some(Err(error)) => return Err(self.lost(&error.to_string())),
+                Some(Ok(Event::Surveyed(survey))) => return Ok(survey),
+                Some(Ok(_)) => {}
+            }
+        }
     }
 
     async fn send_contents(&mut self, digests: &[Digest], contents: &Contents) -> Result<(), Lost> {

@@ -3,7 +3,13 @@
 //! Both directions carry frames: one byte of kind (`J` for a message in JSON, `B` for content), four
 //! bytes of length (big endian), the body. Content frames follow the message that announces them.
 
-use crate::{model::Digest, remote::resource::Resource};
+use crate::{
+    model::Digest,
+    remote::{
+        preflight::{Questions, Survey},
+        resource::Resource,
+    },
+};
 use serde::{Deserialize, Serialize};
 
 /// Raised when the two halves would misunderstand each other. They are one executable, so a
@@ -25,6 +31,8 @@ pub enum Request {
         #[serde(default)]
         settle: Vec<String>,
     },
+    /// What is there, before anything is done? Between batches; [`Event::Surveyed`] is the answer.
+    Survey(Questions),
     /// Stop after the current step: the operator pressed Ctrl-C or another host failed. The session ends.
     Cancel,
 }
@@ -96,6 +104,8 @@ pub enum Event {
     },
     /// The batch is over: all steps finished, or one failed, or it was cancelled.
     BatchDone,
+    /// The answer to [`Request::Survey`].
+    Surveyed(Survey),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use crate::{
         frame::{self, Frame, FrameError},
         host::{Context, Finding, Host, failure, failure_with},
         lock::Lock,
+        preflight::{self, Questions},
         protocol::{
             Batch, Effect, Event, Failure, Hello, Mode, Outcome, PROTOCOL_VERSION, Request, Step, Verdict,
         },
@@ -56,6 +57,7 @@ enum Incoming {
     Batch(Batch),
     Content(Vec<u8>),
     Debts { owe: Vec<String>, settle: Vec<String> },
+    Survey(Questions),
 }
 
 async fn listen(
@@ -70,6 +72,7 @@ async fn listen(
             Frame::Message(_) => match frame.decode()? {
                 Request::Batch(batch) => Incoming::Batch(batch),
                 Request::Debts { owe, settle } => Incoming::Debts { owe, settle },
+                Request::Survey(questions) => Incoming::Survey(questions),
                 // The content itself says what it is.
                 Request::Content { .. } => continue,
                 Request::Cancel => break,
@@ -122,6 +125,9 @@ impl Session<'_> {
                 }
                 Incoming::Content(content) => {
                     self.host.store(content);
+                }
+                Incoming::Survey(questions) => {
+                    self.tell(Event::Surveyed(preflight::survey(self.host, &questions).await));
                 }
                 Incoming::Debts { owe, settle } => {
                     let debts = Debts::of(self.host);
