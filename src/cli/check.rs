@@ -134,7 +134,8 @@ fn word(verdict: Verdict) -> &'static str {
 
 /// The line with the result at that place in its colour.
 fn coloured(line: &str, at: usize) -> String {
-    for (verdict, style) in [(Verdict::Ok, ui::GOOD), (Verdict::Warn, ui::CHANGED), (Verdict::Fail, ui::BAD)] {
+    for (verdict, style) in [(Verdict::Ok, ui::GOOD), (Verdict::Warn, ui::CHANGED), (Verdict::Fail, ui::BAD)]
+    {
         let word = word(verdict);
         if let Some((before, rest)) = line.split_at_checked(at)
             && let Some(after) = rest.strip_prefix(word).filter(|after| after.starts_with(' '))

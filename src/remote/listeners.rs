@@ -49,7 +49,8 @@ impl Process {
 pub(crate) fn on(host: &Host, ports: &[u16]) -> Vec<Listener> {
     let read = |path: &str| fs::read_to_string(host.path(path)).unwrap_or_default();
     let tables = [read("/proc/net/tcp"), read("/proc/net/tcp6")];
-    let sockets: Vec<Socket> = tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(socket).collect();
+    let sockets: Vec<Socket> =
+        tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(socket).collect();
     let mut wanted: Vec<&Socket> = sockets.iter().filter(|socket| ports.contains(&socket.port)).collect();
     if wanted.is_empty() {
         return Vec::new();

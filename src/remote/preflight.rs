@@ -282,8 +282,11 @@ mod tests {
     #[tokio::test]
     async fn an_empty_host_has_nothing() {
         let (_root, host) = root(&[]);
-        let questions =
-            Questions { postgres_data_dir: Some("/pg".into()), etcd_data_dir: Some("/etcd".into()), ..Questions::default() };
+        let questions = Questions {
+            postgres_data_dir: Some("/pg".into()),
+            etcd_data_dir: Some("/etcd".into()),
+            ..Questions::default()
+        };
         let survey = survey(&host, &questions).await;
         let empty = DataDirectory { is_empty: true, ..DataDirectory::default() };
         assert_eq!(survey, Survey { clock_ms: survey.clock_ms, data: Some(empty), ..Survey::default() });
@@ -295,13 +298,22 @@ mod tests {
             ("pg/PG_VERSION", b"17\n"),
             ("pg/global/pg_control", &7_391_234_567_890_123_456_u64.to_ne_bytes()),
             ("etcd/member/snap/db", b""),
-            ("etc/default/etcd", b"# of old\nETCD_NAME=\"e1\"\nETCD_DATA_DIR=/etcd\nETCD_INITIAL_CLUSTER_TOKEN='old'\n"),
-            ("etc/pgfleet/agent.yml", b"scope: old\nname: pg1\npostgresql: {data_dir: /pg, authentication: {}}\n"),
+            (
+                "etc/default/etcd",
+                b"# of old\nETCD_NAME=\"e1\"\nETCD_DATA_DIR=/etcd\nETCD_INITIAL_CLUSTER_TOKEN='old'\n",
+            ),
+            (
+                "etc/pgfleet/agent.yml",
+                b"scope: old\nname: pg1\npostgresql: {data_dir: /pg, authentication: {}}\n",
+            ),
             ("etc/haproxy/haproxy.cfg", b"global\n  maxconn 1\n"),
             ("etc/keepalived/keepalived.conf", b"# Managed by pgfleet.\n"),
         ]);
-        let questions =
-            Questions { postgres_data_dir: Some("/pg".into()), etcd_data_dir: Some("/etcd".into()), ..Questions::default() };
+        let questions = Questions {
+            postgres_data_dir: Some("/pg".into()),
+            etcd_data_dir: Some("/etcd".into()),
+            ..Questions::default()
+        };
         let survey = survey(&host, &questions).await;
         let data = survey.data.expect("asked for");
         assert_eq!((data.is_empty, data.version.as_deref()), (false, Some("17")));

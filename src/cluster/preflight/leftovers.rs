@@ -153,7 +153,9 @@ fn etcd(found: &Found, own: &mut Findings<'_>) {
     } else if let Some(token) = there.token.as_ref().filter(|token| **token != etcd.token) {
         own.warn(
             "leftovers",
-            format!("etcd is set up for another cluster (token `{token}`); a bootstrap replaces its settings"),
+            format!(
+                "etcd is set up for another cluster (token `{token}`); a bootstrap replaces its settings"
+            ),
             "If somebody needs them: `cp /etc/default/etcd /etc/default/etcd.saved`.",
         );
     }

@@ -84,7 +84,7 @@ pub fn memory(found: &Found, own: &mut Findings<'_>) {
         let quarter = format!("About a quarter serves most clusters best: {}.", bytes(total / 4));
         let all = bytes(total);
         if size >= total {
-            own.fail("memory", format!("`shared_buffers: {text}` is more than its {all} in all"), quarter);
+            own.fail("memory", format!("`shared_buffers: {text}` takes all of its {all}"), quarter);
         } else if size > total / 2 {
             own.warn("memory", format!("`shared_buffers: {text}` is more than half of its {all}"), quarter);
         }
@@ -155,12 +155,14 @@ fn purpose(found: &Found, path: &str) -> Purpose {
 fn judge_folder(folder: &Folder, purpose: &Purpose, own: &mut Findings<'_>) {
     let Folder { path, mount, fstype, .. } = folder;
     let what = purpose.what;
-    let elsewhere =
-        purpose.variable.map(|variable| format!(", or another folder by `{variable}`")).unwrap_or_default();
+    let elsewhere = purpose
+        .variable
+        .map(|variable| format!(", or choose another folder by `{variable}`"))
+        .unwrap_or_default();
     if folder.read_only {
         own.fail(
             "disk",
-            format!("{mount} is mounted read-only, and {what} goes to {path}"),
+            format!("{mount} is mounted read-only: no place for {what} in {path}"),
             format!("Find out why (`findmnt {mount}`, `dmesg`) and mount it for writing{elsewhere}."),
         );
     } else if purpose.lasting && matches!(fstype.as_str(), "tmpfs" | "ramfs") {
@@ -178,7 +180,7 @@ fn judge_folder(folder: &Folder, purpose: &Purpose, own: &mut Findings<'_>) {
     } else {
         let free = folder.available_bytes;
         let message = format!("{} free on {mount} for {what} in {path}", bytes(free));
-        let next = format!("Make room, {} or more{elsewhere}.", bytes(purpose.good));
+        let next = format!("Make room for {} or more{elsewhere}.", bytes(purpose.good));
         if free < purpose.least {
             own.fail("disk", message, next);
         } else if free < purpose.good {

@@ -147,7 +147,25 @@ fn the_machine_itself() {
         after(|found| found.survey.folders[2].fstype = "tmpfs".to_owned()),
         after(|found| found.survey.folders[2].available_files = Some(0)),
     ];
-    insta::assert_snapshot!(told.concat(), @"");
+    insta::assert_snapshot!(told.concat(), @r"
+    a sudo Fail: commands run as `admin`, not as root -> Set `ansible_become: true`, or log in as root.
+    a system Fail: systemd does not run here -> Boot the host with systemd: every service of the cluster is a unit of it.
+    a system Fail: `Rocky 13` is not supported: packages are installed by apt -> Use Debian 12 or later, or Ubuntu 22.04 or later.
+    a system Warn: `Debian 13` (buster) has not been tried -> Debian 12 and later and Ubuntu 22.04 and later are known to work.
+    a system Warn: the architecture `riscv64` has not been tried -> x86_64 and aarch64 are known to work.
+    a system Warn: bookworm itself has PostgreSQL 15, not 17 -> Unless an archive of yours has it: `postgres_apt_repository: true`, or `postgres_version: 15`.
+    a memory Fail: 200 MiB in all is too little -> Give it 1.0 GiB or more.
+    a memory Warn: `shared_buffers: 128MB` is more than half of its 200 MiB -> About a quarter serves most clusters best: 50 MiB.
+    a memory Warn: 900 MiB in all is little -> Give it 1.0 GiB or more.
+    a memory Fail: `shared_buffers: 8GB` takes all of its 8.0 GiB -> About a quarter serves most clusters best: 2.0 GiB.
+    a memory Warn: `shared_buffers: 655360` is more than half of its 8.0 GiB -> About a quarter serves most clusters best: 2.0 GiB.
+    a disk Fail: 600 MiB free on / for PostgreSQL's data in /var/lib/postgresql/17/demo -> Make room for 5.0 GiB or more, or choose another folder by `postgres_data_dir`.
+    a disk Warn: 1.0 GiB free on / for etcd's data in /var/lib/etcd/demo -> Make room for 2.0 GiB or more, or choose another folder by `etcd_data_dir`.
+    a disk Fail: 9 MiB free on / for downloaded packages in /var/cache/apt/archives -> Make room for 500 MiB or more.
+    a disk Fail: / is mounted read-only: no place for programs in /usr -> Find out why (`findmnt /`, `dmesg`) and mount it for writing.
+    a disk Fail: /var/lib/postgresql/17/demo is in memory (tmpfs on /): PostgreSQL's data would be gone after a reboot -> Mount a disk there, or choose another folder by `postgres_data_dir`.
+    a disk Fail: / has no inode left for PostgreSQL's data in /var/lib/postgresql/17/demo -> Remove files there (`df -i /`), or choose another folder by `postgres_data_dir`.
+    ");
 }
 
 #[test]
@@ -156,7 +174,10 @@ fn the_network() {
         after(|found| found.survey.peers = vec![None]),
         after(|found| found.facts.all_ipv4_addresses = vec!["192.168.0.1".to_owned()]),
     ];
-    insta::assert_snapshot!(told.concat(), @"");
+    insta::assert_snapshot!(told.concat(), @r"
+    a network Fail: does not reach b -> Are they up, and do routes and firewalls let the cluster's hosts reach each other?
+    a network Warn: no interface has 10.0.0.1, by which the others are to reach this host -> Right where addresses are translated on the way; otherwise set `address` to the host's own.
+    ");
 }
 
 #[test]
@@ -167,7 +188,12 @@ fn hosts_that_are_one_or_call_themselves_the_same() {
         complaints(&judge(&[machine("a", fit()), machine("b", other)], true))
     };
     let told = [other(|_| {}), other(|facts| facts.machine_id = "bb".to_owned())];
-    insta::assert_snapshot!(told.concat(), @"");
+    insta::assert_snapshot!(told.concat(), @r"
+    a system Fail: has the machine id of b: one machine named twice, or a copied disk -> Name each machine once; on a copy run `rm /etc/machine-id; systemd-machine-id-setup` and reboot.
+    b system Fail: has the machine id of a: one machine named twice, or a copied disk -> Name each machine once; on a copy run `rm /etc/machine-id; systemd-machine-id-setup` and reboot.
+    a system Warn: calls itself `a`, as b does -> Give it a name of its own: `hostnamectl hostname a`.
+    b system Warn: calls itself `a`, as a does -> Give it a name of its own: `hostnamectl hostname b`.
+    ");
 }
 
 #[test]
@@ -184,7 +210,11 @@ fn clocks_are_compared_with_where_most_are() {
     };
     assert_eq!(told(&[0, 200, -100, 504]), "");
     let all = [told(&[90_000]), told(&[0, -700, 1]), told(&[60_000, 60_010, 59_990])];
-    insta::assert_snapshot!(all.concat(), @"");
+    insta::assert_snapshot!(all.concat(), @r"
+    h0 clock Fail: 90.0 s ahead of the others -> Let it keep time: `timedatectl set-ntp true`; see `timedatectl timesync-status`.
+    h1 clock Warn: 0.7 s behind the others -> Let it keep time: `timedatectl set-ntp true`; see `timedatectl timesync-status`.
+    this machine clock Warn: 60.0 s behind the others -> Set its clock: the hosts agree among themselves.
+    ");
 }
 
 #[test]
@@ -216,7 +246,12 @@ fn ports_are_free_or_our_own() {
         // The distribution's own etcd, with its own data.
         after(|found| found.survey.listeners = vec![listens(2379, Some("etcd.service"))]),
     ];
-    insta::assert_snapshot!(told.concat(), @"");
+    insta::assert_snapshot!(told.concat(), @r"
+    a ports Fail: 5432 is taken by thing (process 7 of postgresql@17-main.service) -> If nobody needs it: `systemctl disable --now postgresql@17-main.service`. Otherwise choose another port by `postgres_port`.
+    a ports Fail: 5432 is taken by thing (process 7) -> If nobody needs it: `kill 7`. Otherwise choose another port by `postgres_port`.
+    a ports Fail: 2379 is taken -> `ss -ltnp sport = :2379` says by whom. Stop it, or choose another port by `etcd_client_port`.
+    a ports Fail: 2379 is taken by thing (process 7 of etcd.service) -> If nobody needs it: `systemctl disable --now etcd.service`. Otherwise choose another port by `etcd_client_port`.
+    ");
 }
 
 #[test]
@@ -252,17 +287,24 @@ fn leftovers_of_an_older_cluster() {
                 ["/etc/haproxy/haproxy.cfg", "/etc/keepalived/keepalived.conf"].map(str::to_owned).into();
         }),
     ];
-    insta::assert_snapshot!(told.concat(), @"");
+    insta::assert_snapshot!(told.concat(), @r"
+    a leftovers Fail: /var/lib/postgresql/17/demo is not empty, and what is in it is no data of PostgreSQL -> Choose another `postgres_data_dir`. If nobody needs it: `rm -rf /var/lib/postgresql/17/demo`.
+    a leftovers Fail: /var/lib/postgresql/17/demo holds data of PostgreSQL 15, and 17 is wanted -> Set `postgres_version: 15`, or another `postgres_data_dir`. If nobody needs the data: `rm -rf /var/lib/postgresql/17/demo`.
+    a leftovers Warn: /var/lib/postgresql/17/demo holds data that no agent looks after; a bootstrap adopts it -> If it is of an older cluster and nobody needs it: `rm -rf /var/lib/postgresql/17/demo`.
+    a leftovers Fail: the host is member `pg9` of another cluster, `old` -> If nobody needs that one: `systemctl disable --now pgfleet-agent; rm -rf /etc/pgfleet /srv/old`.
+    a leftovers Fail: /var/lib/etcd/demo holds data of an etcd cluster that is not set up here -> Choose another `etcd_data_dir`. If nobody needs it: `systemctl disable --now etcd; rm -rf /var/lib/etcd/demo`.
+    a leftovers Fail: /var/lib/etcd/demo holds data of another etcd cluster (token `old`) -> Choose another `etcd_data_dir`. If nobody needs it: `systemctl disable --now etcd; rm -rf /var/lib/etcd/demo`.
+    a leftovers Warn: etcd is set up for another cluster (token `old`); a bootstrap replaces its settings -> If somebody needs them: `cp /etc/default/etcd /etc/default/etcd.saved`.
+    a leftovers Fail: the store remembers a cluster in /service/demo/ (system identifier 42), and no host has its data -> If that cluster is gone for good: `etcdctl del --prefix /service/demo/`.
+    a leftovers Warn: /etc/haproxy/haproxy.cfg is not pgfleet's; a bootstrap replaces it -> If somebody needs it: `cp /etc/haproxy/haproxy.cfg /etc/haproxy/haproxy.cfg.saved`.
+    ");
 }
 
 #[test]
 fn what_belongs_to_the_cluster_is_left_alone() {
     let mut member = fit();
-    member.survey.agent = Some(answers::Agent {
-        scope: "demo".to_owned(),
-        name: "a".to_owned(),
-        data_dir: DATA.to_owned(),
-    });
+    member.survey.agent =
+        Some(answers::Agent { scope: "demo".to_owned(), name: "a".to_owned(), data_dir: DATA.to_owned() });
     member.survey.etcd = answers::Etcd {
         has_data: true,
         data_dir: Some(ETCD.to_owned()),
@@ -274,15 +316,17 @@ fn what_belongs_to_the_cluster_is_left_alone() {
         version: Some("17".to_owned()),
         system_identifier: Some("42".to_owned()),
     });
-    member.survey.store =
-        Some(answers::StoreFolder { keys: 3, system_identifier: Some("42".to_owned()) });
+    member.survey.store = Some(answers::StoreFolder { keys: 3, system_identifier: Some("42".to_owned()) });
     assert_eq!(complaints(&judge(&[machine("a", member.clone())], true)), "");
 
     let mut other = member.clone();
     other.facts.machine_id = "bb".to_owned();
     other.facts.hostname = "b".to_owned();
     other.survey.data.as_mut().unwrap().system_identifier = Some("43".to_owned());
-    insta::assert_snapshot!(complaints(&judge(&[machine("a", member.clone()), machine("b", other)], true)), @"");
+    insta::assert_snapshot!(complaints(&judge(&[machine("a", member.clone()), machine("b", other)], true)), @r"
+    a leftovers Fail: /var/lib/postgresql/17/demo holds other data than b: they were never one cluster -> Keep the data that is right. Where nobody needs it: `rm -rf /var/lib/postgresql/17/demo`.
+    b leftovers Fail: /var/lib/postgresql/17/demo holds other data than a: they were never one cluster -> Keep the data that is right. Where nobody needs it: `rm -rf /var/lib/postgresql/17/demo`.
+    ");
 
     // Where not all were asked, the data may be where nobody looked.
     member.survey.data = Some(DataDirectory { is_empty: true, ..DataDirectory::default() });
@@ -291,7 +335,8 @@ fn what_belongs_to_the_cluster_is_left_alone() {
 
 #[test]
 fn sizes_are_read_as_postgresql_reads_them() {
-    let cases = [("16384", Some(128 << 20)), ("128MB", Some(128 << 20)), ("2 GB", Some(2 * GIB)), ("x", None)];
+    let cases =
+        [("16384", Some(128 << 20)), ("128MB", Some(128 << 20)), ("2 GB", Some(2 * GIB)), ("x", None)];
     for (text, bytes) in cases {
         assert_eq!(machine::setting_bytes(text), bytes, "{text}");
     }

@@ -64,7 +64,7 @@ impl<I: AsyncWrite + Unpin, O: AsyncRead + Unpin> Control<I, O> {
                 Event::Waiting { message, .. } => self.waits.push(message),
                 Event::Finished { outcome, .. } => outcomes.push(outcome),
                 Event::BatchDone => break,
-                Event::Started { .. } | Event::Hello(_) => {}
+                Event::Started { .. } | Event::Hello(_) | Event::Surveyed(_) => {}
             }
         }
         outcomes
