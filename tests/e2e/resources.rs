@@ -78,7 +78,7 @@ impl Hands {
                 Event::Waiting { message, .. } => self.waits.push(message),
                 Event::Finished { outcome, .. } => outcomes.push(outcome),
                 Event::BatchDone => return outcomes,
-                Event::Need { .. } | Event::Started { .. } | Event::Hello(_) => {}
+                Event::Need { .. } | Event::Started { .. } | Event::Hello(_) | Event::Surveyed(_) => {}
             }
         }
     }
