@@ -4,7 +4,7 @@ use super::harness::{lab::Lab, program::eventually};
 use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 const UNITS: [&str; 4] = ["etcd", "pgfleet-agent", "haproxy", "keepalived"];
 
 /// When each unit of each host, and each postmaster, was started.

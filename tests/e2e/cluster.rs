@@ -16,7 +16,7 @@ fn keys(value: &Value) -> Vec<&str> {
 fn status_verify_and_switchover_of_seven_machines() {
     let lab = Lab::bootstrapped("demo", "trixie");
 
-    let status = lab.until_healthy(Duration::from_secs(60));
+    let status = lab.until_healthy(Duration::from_secs(180));
     assert_eq!(keys(&status), ["cluster", "healthy", "problems", "members", "dcs", "haproxy", "vip"]);
     let members = status["members"].as_array().expect("a list");
     assert_eq!(members.len(), 3, "{status:#}");

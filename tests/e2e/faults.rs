@@ -8,7 +8,7 @@ use super::harness::{
 };
 use std::time::{Duration, Instant};
 
-const COMES_BACK: Duration = Duration::from_secs(60);
+const COMES_BACK: Duration = Duration::from_secs(180);
 
 /// Breaks the leader, waits until writes are acknowledged again, repairs it, and waits until the cluster
 /// is whole. Returns what the client saw.

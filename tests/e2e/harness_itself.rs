@@ -14,7 +14,7 @@ use std::{
 };
 
 const HOSTS: [&str; 2] = ["pg-1", "pg-2"];
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 fn address(host: &str) -> SocketAddr {
     let last = if host == "pg-1" { 11 } else { 12 };

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const HEALTHY: Duration = Duration::from_secs(90);
+const HEALTHY: Duration = Duration::from_secs(180);
 
 /// What a bootstrap leaves on each host: every file that it writes, by content, and every unit's state.
 fn result(lab: &Lab) -> BTreeMap<String, String> {

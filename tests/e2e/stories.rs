@@ -5,8 +5,8 @@ use super::harness::{archive::etcd_archive, lab::Lab, program::eventually};
 use std::{net::SocketAddr, time::Duration};
 
 /// A dead host's lease has to end, and a replica to be promoted.
-const TAKEOVER: Duration = Duration::from_secs(60);
-const REPLICATION: Duration = Duration::from_secs(20);
+const TAKEOVER: Duration = Duration::from_secs(180);
+const REPLICATION: Duration = Duration::from_secs(60);
 
 /// Waits until a query gives these values, one a row.
 #[track_caller]

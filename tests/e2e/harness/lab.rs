@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-const HEALTHY_LIMIT: Duration = Duration::from_secs(90);
+const HEALTHY_LIMIT: Duration = Duration::from_secs(180);
 
 /// Hosts of an inventory, and the inventory with its passwords.
 pub struct Lab {

@@ -68,7 +68,7 @@ impl Writer {
             }
         });
         let writer = Writer { stop, seen, thread: Some(thread) };
-        writer.acknowledged_since(Instant::now(), Duration::from_secs(60));
+        writer.acknowledged_since(Instant::now(), Duration::from_secs(180));
         writer
     }
 
