@@ -328,7 +328,14 @@ impl<S: Store> Runtime<S> {
                 self.seen.failures.record(action.kind(), self.seen.now);
             }
         }
-        if matches!(action, Action::SetSyncNames(_)) {
+        if let Action::SetSyncNames(names) = action {
+            // In effect already: a standby that clears them would do so in every round until the next look.
+            if let Process::Running(server) = &mut self.seen.server.process
+                && server.in_recovery
+                && self.seen.failures.count(action.kind()) == 0
+            {
+                server.names = names.clone();
+            }
             self.observer.look.notify_one();
         }
     }
