@@ -86,7 +86,9 @@ pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
     let playbook = load(&context, "bootstrap")?;
     let report = carry_out(&context, &playbook, Mode::Apply).await?;
     let exit = finish(&context, &report, Mode::Apply);
-    if exit == Exit::Done && args.common.format == Format::Text {
+    let everything =
+        args.common.tags.is_empty() && args.common.skip_tags.is_empty() && args.common.limit.is_none();
+    if exit == Exit::Done && everything && args.common.format == Format::Text {
         ui::note(&hint(&context));
     }
     Ok(exit)

@@ -97,7 +97,11 @@ impl<'a> PlayRun<'_, 'a> {
                     results.push(host_run::skipped());
                 }
                 Item::Step { step, item } => {
-                    results.push(self.item(run, hands.as_deref_mut(), task, &step, item, stop).await?);
+                    let done = self.item(run, hands.as_deref_mut(), task, &step, item, stop).await;
+                    results.push(done.map_err(|mut stopped| {
+                        stopped.at.get_or_insert_with(|| task.at.clone());
+                        stopped
+                    })?);
                 }
             }
         }

@@ -82,6 +82,7 @@ impl<'a> PlayRun<'_, 'a> {
         with: &Carrying<'_>,
     ) -> Result<(), Stopped> {
         let mut steps = Vec::new();
+        let mut places = Vec::new();
         let mut registering: Option<(String, Vec<Result<u32, Value>>)> = None;
         for task in tasks {
             let items = self.lowered(run, task, settles)?;
@@ -94,12 +95,19 @@ impl<'a> PlayRun<'_, 'a> {
             }
             for item in items {
                 match item {
-                    Item::Step { step, .. } => steps.push(*step),
+                    Item::Step { step, .. } => {
+                        places.push((step.name.clone(), &task.at));
+                        steps.push(*step);
+                    }
                     Item::Skipped { name } => run.skip(&name, with.sink),
                 }
             }
         }
-        let outcomes = run.carry_out(steps, Booking::AsTheyCome, with).await?;
+        let outcomes = run.carry_out(steps, Booking::AsTheyCome, with).await.map_err(|mut stopped| {
+            let place = places.iter().find(|(name, _)| *name == stopped.step);
+            stopped.at = stopped.at.take().or_else(|| place.map(|(_, at)| (*at).clone()));
+            stopped
+        })?;
         if let Some((name, ids)) = registering {
             let looped = tasks.last().is_some_and(|task| task.r#loop.is_some());
             let results = ids

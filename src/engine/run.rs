@@ -181,7 +181,7 @@ fn unreachable(host: &Host, error: &NoHands) -> HostFailure {
         step: "connect".to_owned(),
         at: None,
         failure: Failure {
-            message: error.to_string(),
+            message: error.problem(),
             next_step: Some(error.next_step()),
             ..Failure::default()
         },

@@ -45,6 +45,15 @@ pub enum NoHands {
 }
 
 impl NoHands {
+    /// What is wrong, for where the host is named already.
+    pub fn problem(&self) -> String {
+        match self {
+            NoHands::Connect(error) => error.problem.to_string(),
+            NoHands::Session(error) => error.problem.to_string(),
+            NoHands::Silent(_) => self.to_string(),
+        }
+    }
+
     /// What the operator does next.
     pub fn next_step(&self) -> String {
         match self {

@@ -24,6 +24,28 @@ pub struct Process {
     pub name: String,
     /// The systemd service that it belongs to, with its ending.
     pub unit: Option<String>,
+    /// The directory that it works in.
+    pub directory: Option<String>,
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.process {
+            Some(process) => write!(f, "port {} is taken by {process}", self.port),
+            None => write!(f, "port {} is taken", self.port),
+        }
+    }
+}
+
+impl Listener {
+    /// What to do about it, where a service of ours is to have the port.
+    pub fn advice(&self) -> String {
+        let stop = match &self.process {
+            Some(process) => format!("if nobody needs that one: `{}` on the host", process.stop_command()),
+            None => format!("see by whom: `ss -ltnp sport = :{}` on the host; stop it there", self.port),
+        };
+        format!("{stop}; otherwise choose another port in the inventory. Then run the same command again")
+    }
 }
 
 impl fmt::Display for Process {
@@ -127,7 +149,13 @@ fn holders(host: &Host) -> HashMap<u64, u32> {
 
 fn process(host: &Host, pid: u32) -> Process {
     let read = |name: &str| fs::read_to_string(host.path(format!("/proc/{pid}/{name}"))).unwrap_or_default();
-    Process { pid, name: read("comm").trim().to_owned(), unit: unit(&read("cgroup")) }
+    let directory = fs::read_link(host.path(format!("/proc/{pid}/cwd"))).ok();
+    Process {
+        pid,
+        name: read("comm").trim().to_owned(),
+        unit: unit(&read("cgroup")),
+        directory: directory.map(|path| path.display().to_string()),
+    }
 }
 
 /// The service in a process's control groups. Login sessions are scopes, and no service.

@@ -20,6 +20,7 @@ pub mod protocol;
 pub mod resource;
 mod server;
 mod systemd;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod wait;

@@ -4,7 +4,9 @@ use crate::remote::{
     command::{Invocation, Output},
     host::Host,
     protocol::Failure,
+    taken,
 };
+use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
 
 /// Properties of a unit as `systemctl show` prints them.
@@ -98,18 +100,27 @@ pub(crate) async fn journal(host: &Host, name: &str) -> Vec<String> {
         .args(["--unit", name, "--lines", "15", "--no-pager", "--quiet", "--output", "cat"])
         .limit(Duration::from_secs(10));
     match journal.output(host).await {
-        Ok(output) => output.stdout.lines().map(str::to_owned).collect(),
+        Ok(output) => output.stdout.lines().map(readable).collect(),
         // The journal is told where there is one; its absence isn't the failure to report.
         Err(_) => Vec::new(),
     }
 }
 
-/// `failure` with the unit's last journal lines, where it has no lines that say more.
+/// A line as people read it: of a log entry in JSON, its level, its message and the error.
+fn readable(line: &str) -> String {
+    let entry: Option<Value> = line.starts_with('{').then(|| serde_json::from_str(line).ok()).flatten();
+    let Some(entry) = entry.filter(|entry| entry["msg"].is_string()) else { return line.to_owned() };
+    let parts = ["level", "msg", "error"].map(|key| entry[key].as_str());
+    parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+}
+
+/// `failure` with the unit's last journal lines, and with who has its port where they complain about that.
 pub(crate) async fn with_journal(host: &Host, unit: &str, mut failure: Failure) -> Failure {
     let lines = journal(host, unit).await;
     if !lines.is_empty() {
         failure.last_lines = lines;
     }
+    let mut failure = taken::explain(host, unit, failure);
     if failure.next_step.is_none() {
         failure.next_step =
             Some(format!("on the host: `journalctl -u {unit}`; repair the cause, then run again"));
@@ -126,6 +137,13 @@ mod tests {
         assert_eq!(full_name("etcd"), "etcd.service");
         assert_eq!(full_name("apt-daily.timer"), "apt-daily.timer");
         assert_eq!(full_name("postgresql@17-main"), "postgresql@17-main.service");
+    }
+
+    #[test]
+    fn entries_of_a_log_in_json_are_told_in_words() {
+        let line = r#"{"level":"fatal","ts":"2026","msg":"discovery failed","error":"listen tcp :2379","stacktrace":"main"}"#;
+        assert_eq!(readable(line), "fatal: discovery failed: listen tcp :2379");
+        assert_eq!(readable("plain {text}"), "plain {text}");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The end of a run: what changed where, how long each play took, what failed and what to do next.
 
-use super::{BAD, DIM, HEADING};
+use super::{BAD, CHANGED, DIM, HEADING};
 use crate::engine::{HostFailure, Report};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 /// Prints the recap of a run to standard error.
 pub fn recap(report: &Report, would: bool) {
-    super::note("");
-    super::note(&tallies(report, would).to_string());
+    if !report.hosts.is_empty() {
+        super::note(&format!("\n{}", tallies(report, would)));
+    }
     let plays: Vec<String> =
         report.plays.iter().map(|play| format!("{} {:.1} s", play.name, play.seconds)).collect();
     if !plays.is_empty() {
@@ -18,6 +19,12 @@ pub fn recap(report: &Report, would: bool) {
     }
     if report.not_reached > 0 {
         super::note(&format!("{} tasks were not reached.", report.not_reached));
+    }
+    if report.cancelled {
+        super::note(&format!(
+            "\n{CHANGED}Stopped{CHANGED:#} by Ctrl-C, between two steps: nothing is half-done."
+        ));
+        super::note(&format!("  {HEADING}next{HEADING:#}: the same command goes on from here"));
     }
 }
 

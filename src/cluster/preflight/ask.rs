@@ -81,12 +81,17 @@ fn now_ms() -> i64 {
 }
 
 fn obstacle(error: &NoHands) -> Obstacle {
-    let (check, message) = match error {
-        NoHands::Connect(error) => ("ssh", error.problem.to_string()),
-        NoHands::Session(error) => (check_of(&error.problem), error.problem.to_string()),
-        NoHands::Silent(_) => ("system", error.to_string()),
+    let check = match error {
+        NoHands::Connect(_) => "ssh",
+        NoHands::Session(error) => check_of(&error.problem),
+        NoHands::Silent(_) => "system",
     };
-    Obstacle { check, message, next_step: error.next_step(), unreachable: error.is_unreachable() }
+    Obstacle {
+        check,
+        message: error.problem(),
+        next_step: error.next_step(),
+        unreachable: error.is_unreachable(),
+    }
 }
 
 /// What a host that let us in has said no to.

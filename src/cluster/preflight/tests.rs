@@ -222,7 +222,12 @@ fn ports_are_free_or_our_own() {
     let listens = |port, unit: Option<&str>| Listener {
         port,
         address: "0.0.0.0".parse().unwrap(),
-        process: Some(Process { pid: 7, name: "thing".to_owned(), unit: unit.map(str::to_owned) }),
+        process: Some(Process {
+            pid: 7,
+            name: "thing".to_owned(),
+            unit: unit.map(str::to_owned),
+            directory: None,
+        }),
     };
     let own_agent = |scope: &str| {
         let (scope, name, data_dir) = (scope.to_owned(), "a".to_owned(), DATA.to_owned());
