@@ -146,6 +146,24 @@ fn a_leader_cut_off_from_the_store_stops_before_another_writes() {
 }
 
 #[test]
+fn a_crashed_leader_hands_over_to_a_standby_that_has_everything() {
+    let cluster = Cluster::start(2, "");
+    let first = cluster.healthy(1);
+    cluster.nodes[first].sql("CREATE TABLE t (x int)").expect("a primary takes writes");
+    let other = &cluster.nodes[1 - first];
+    eventually("the table on the replica", || other.sql("SELECT count(*) FROM t"));
+    let sampler = Sampler::begin(&cluster);
+    // The quiet moment that it takes for the replica to have all of it.
+    eventually("a handover", || {
+        let leader = cluster.leader()?;
+        cluster.nodes[leader].kill_postmaster();
+        cluster.healthy(1);
+        cluster.nodes[first].log().contains("crash-handover").then_some(())
+    });
+    sampler.end();
+}
+
+#[test]
 fn synchronous_commits_survive_crashes() {
     let cluster = Cluster::start(3, "    synchronous_mode: true");
     let first = cluster.healthy(2);

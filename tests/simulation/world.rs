@@ -309,6 +309,7 @@ impl World {
                 server: pgfleet::agent::core::Server { data: Data::Unreadable, process: Process::Stopped },
                 poll: None,
                 verdict: None,
+                wal_end: None,
                 busy: Default::default(),
                 failures: Default::default(),
                 request: None,
@@ -891,6 +892,13 @@ impl World {
             Action::Initdb => {
                 let after = self.random.within(200, 900) * slow;
                 self.push(after, node, Event::Initdb { operation });
+            }
+            Action::FindEnd => {
+                let end = Lsn(self.nodes[node].pg.log.len() as u64);
+                let local = self.local(node);
+                self.agent(node).seen.wal_end = Some((end, local));
+                let after = self.random.within(10, 60) * slow;
+                self.push(after, node, Event::Done { operation, ok: true });
             }
             _ => self.push(10, node, Event::Done { operation, ok: true }),
         }

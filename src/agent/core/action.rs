@@ -32,6 +32,8 @@ pub enum Action {
     /// Stream from this member, by a reload.
     Follow(MemberName),
     CheckDivergence(MemberName),
+    /// Find where the WAL ends that a crashed primary left.
+    FindEnd,
     Rewind(MemberName),
     /// Replace the data directory by a copy of this member's.
     Clone(MemberName),
@@ -91,6 +93,7 @@ pub enum Kind {
     Promote,
     Follow,
     CheckDivergence,
+    FindEnd,
     Rewind,
     Clone,
     Restart,
@@ -123,6 +126,7 @@ impl Action {
             Action::Promote => Kind::Promote,
             Action::Follow(_) => Kind::Follow,
             Action::CheckDivergence(_) => Kind::CheckDivergence,
+            Action::FindEnd => Kind::FindEnd,
             Action::Rewind(_) => Kind::Rewind,
             Action::Clone(_) => Kind::Clone,
             Action::Restart(_) => Kind::Restart,

@@ -22,6 +22,8 @@ pub struct Observation {
     pub poll: Option<Poll>,
     /// What [`Action::CheckDivergence`] last found.
     pub verdict: Option<Verdict>,
+    /// What [`Action::FindEnd`] last found, and when.
+    pub wal_end: Option<(Lsn, Millis)>,
     pub busy: Busy,
     pub failures: Failures,
     pub request: Option<Request>,

@@ -122,6 +122,7 @@ impl<S: Store> Runtime<S> {
             settings: None,
             roles: self.roles,
             replace: !matches!(self.seen.server.data, Data::Empty),
+            wrote: self.memory.wrote,
         }
     }
 
@@ -413,6 +414,7 @@ impl<S: Store> Runtime<S> {
                     self.seen.verdict = Some(Verdict { leader, term, outcome, at: self.seen.now });
                 }
             }
+            Effect::End(end) => self.seen.wal_end = Some((end, self.seen.now)),
             Effect::Pending(pending) => self.pending = pending,
             Effect::None => {}
         }

@@ -10,7 +10,7 @@ use crate::{
         postgres::{self, ClusterState, ControlData, DataDir, Divergence, Facts},
     },
     contract::{DynamicConfig, NodeStatus, PostgresState, Role, Snapshot, SynchronousMode},
-    model::{Lsn, MemberName},
+    model::{Lsn, MemberName, Timeline},
 };
 
 /// The dynamic configuration, as far as decisions depend on it.
@@ -98,6 +98,8 @@ pub struct ServerMemory {
     pub unresponsive_since: Option<Millis>,
     /// Where its shutdown checkpoint is, once it has written that and as long as its end is awaited.
     pub closing: Option<Lsn>,
+    /// How far it was last seen to have written, as a primary on which timeline.
+    pub wrote: Option<(Timeline, Lsn)>,
     /// Whom it was last told to stream from.
     pub following: Option<MemberName>,
 }
@@ -141,7 +143,12 @@ pub fn server(
         memory.unresponsive_since = None;
     }
     match &process {
-        Process::Running(running) => memory.primary = !running.in_recovery,
+        Process::Running(running) => {
+            memory.primary = !running.in_recovery;
+            if memory.primary {
+                memory.wrote = Some((running.timeline, running.lsn));
+            }
+        }
         Process::Stopped => memory.primary = false,
         _ => {}
     }

@@ -8,6 +8,7 @@ mod operator;
 mod peers;
 mod publish;
 mod report;
+mod wal;
 mod work;
 
 use super::{
@@ -171,6 +172,7 @@ impl<S: Store> Runtime<S> {
             server: core::Server { data: core::Data::Unreadable, process: Process::Stopped },
             poll: None,
             verdict: None,
+            wal_end: None,
             busy: core::Busy::default(),
             failures: core::Failures::default(),
             request: None,

@@ -5,6 +5,7 @@ use crate::agent::{
     dcs::{Failure, Leadership, Renewal},
     postgres::{ControlData, Facts},
 };
+use crate::model::Lsn;
 
 /// A fact, as it arrives.
 pub enum Report {
@@ -50,5 +51,6 @@ pub enum Report {
 pub enum Effect {
     None,
     Compared(Outcome),
+    End(Lsn),
     Pending(indexmap::IndexMap<String, crate::contract::PendingChange>),
 }

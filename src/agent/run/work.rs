@@ -1,6 +1,6 @@
 //! Carries out one action each. Every function runs beside the loop, holds nothing of it, and ends.
 
-use super::{convert, report::Effect};
+use super::{convert, report::Effect, wal};
 use crate::{
     agent::{
         clock::BootTime,
@@ -12,7 +12,7 @@ use crate::{
         FailoverDocument, History, HistoryEntry, MemberDocument, PendingChange, Revision, Snapshot,
         StatusDocument, SyncDocument, Term,
     },
-    model::MemberName,
+    model::{Lsn, MemberName, Timeline},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -35,6 +35,8 @@ pub struct Bench {
     /// The data are new: the roles have yet to be made.
     pub roles: bool,
     pub replace: bool,
+    /// How far the server was last seen to have written, on which timeline.
+    pub wrote: Option<(Timeline, Lsn)>,
 }
 
 impl Bench {
@@ -124,6 +126,13 @@ impl Bench {
                 let divergence = compared.map_err(|_| format!("{member} does not answer"))?.map_err(text)?;
                 tracing::info!(%member, ?divergence, "compared histories");
                 return Ok(Effect::Compared(convert::outcome(divergence)));
+            }
+            Action::FindEnd => {
+                server.clear_remains().await.map_err(text)?;
+                let (timeline, from) = self.wrote.ok_or("it was never seen to write")?;
+                let end = wal::end(&server.settings(), timeline, from).await?;
+                tracing::info!(%from, %end, "found the end of the WAL");
+                return Ok(Effect::End(end));
             }
             Action::Rewind(member) => server.rewind(&self.upstream(member)?, COPY).await.map_err(text)?,
             Action::Clone(member) => {

@@ -8,6 +8,7 @@ use crate::agent::core::{
     Action, ControlState, FailoverKey, Handover, Kind, Millis, Plan, Reason, StartAs, StopMode, election,
     facts::Facts,
 };
+use crate::model::{Lsn, MemberName};
 
 /// How long the leader of a server that is down waits for the members' answers.
 const HEARING: Millis = 500;
@@ -55,9 +56,36 @@ fn own_sync_active(facts: &Facts) -> bool {
 /// Handing over is better than starting again when nothing acknowledged can be lost by it, or when
 /// the operator prefers it, or when starting has failed.
 fn prefers_handover(facts: &Facts) -> bool {
-    own_sync_active(facts)
-        || facts.settings().primary_start_timeout == 0
-        || facts.seen.failures.count(Kind::StartPrimary) > 0
+    own_sync_active(facts) || may_lose_some(facts) || wal_end(facts).is_some()
+}
+
+/// The operator would rather lose what `maximum_lag_on_failover` allows than wait, or waiting is in vain.
+fn may_lose_some(facts: &Facts) -> bool {
+    facts.settings().primary_start_timeout == 0 || facts.seen.failures.count(Kind::StartPrimary) > 0
+}
+
+/// Where the WAL ends that this crash left.
+fn wal_end(facts: &Facts) -> Option<Lsn> {
+    let (end, at) = facts.seen.wal_end?;
+    facts.state.down_since.filter(|since| at >= *since).map(|_| end)
+}
+
+/// Asynchronous, and others were there a moment ago: one of them may have everything.
+pub fn must_find_end(facts: &Facts) -> bool {
+    let others = facts.cluster().is_some_and(|cluster| {
+        cluster
+            .members
+            .iter()
+            .any(|member| member.name != *facts.me() && member.running && !member.nofailover)
+    });
+    let Some(since) = facts.state.down_since else { return false };
+    leader_is_down(facts)
+        && facts.state.handover.is_none()
+        && facts.sync().is_none()
+        && facts.control().is_some_and(|control| control.state == ControlState::InProduction)
+        && others
+        && wal_end(facts).is_none()
+        && facts.seen.failures.of(Kind::FindEnd).is_none_or(|failure| failure.at < since)
 }
 
 fn leader_is_down(facts: &Facts) -> bool {
@@ -75,15 +103,22 @@ pub fn hearing(facts: &Facts) -> bool {
         && facts.seen.poll.as_ref().is_none_or(|poll| poll.asked < since || !poll.done)
 }
 
-fn crash_successor(facts: &Facts) -> Option<crate::model::MemberName> {
+fn crash_successor(facts: &Facts) -> Option<MemberName> {
     let poll = facts.poll_since(facts.state.down_since?)?;
-    let limit = match (own_sync_active(facts), facts.cluster()?.optime) {
-        (true, _) => None,
-        // A leader that has synchronous mode on and no voter is the only one that may win.
-        (false, _) if facts.sync().is_some() => return None,
-        (false, optime) => Some((optime.unwrap_or_default(), facts.settings().maximum_lag_on_failover)),
+    let successor = |limit| election::successor(facts, poll, limit).map(|answer| answer.name.clone());
+    if own_sync_active(facts) {
+        return successor(None);
+    }
+    // A leader that has synchronous mode on and no voter is the only one that may win.
+    if facts.sync().is_some() {
+        return None;
+    }
+    let exact = wal_end(facts).and_then(|end| successor(Some((end, 0))));
+    let lossy = || {
+        let optime = facts.cluster()?.optime.unwrap_or_default();
+        successor(Some((optime, facts.settings().maximum_lag_on_failover))).filter(|_| may_lose_some(facts))
     };
-    election::successor(facts, poll, limit).map(|answer| answer.name.clone())
+    exact.or_else(lossy)
 }
 
 pub fn may_hand_over(facts: &Facts) -> bool {
@@ -155,7 +190,7 @@ pub fn refusal(facts: &Facts, key: &FailoverKey) -> Option<String> {
 }
 
 /// Who would take over: the named one if it is able, else the most advanced.
-fn switch_candidate(facts: &Facts, key: &FailoverKey) -> Option<crate::model::MemberName> {
+fn switch_candidate(facts: &Facts, key: &FailoverKey) -> Option<MemberName> {
     let poll = facts.poll_since(0).filter(|poll| poll.done)?;
     let server = facts.running_primary()?;
     let end = server.lsn;

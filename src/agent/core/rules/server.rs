@@ -113,6 +113,13 @@ pub const RULES: &[Rule] = &[
         |facts| facts.holds && claim(facts) == Standing::Void && facts.running_standby().is_some(),
         stop_at_once,
     ),
+    rule(
+        S,
+        "find-end",
+        "The leader's server crashed: find where its WAL ends, to see whether a standby has all of it.",
+        must_find_end,
+        |_, plan| plan.act(Action::FindEnd),
+    ),
     rule(S, "down-ask", "The leader's server is down: hear first who could take over.", hearing, nothing),
     rule(
         S,
