@@ -1,6 +1,7 @@
 //! The agents' decisions in a simulated world: crashes, partitions, hangs, slow disks, clocks that drift.
 //! What must never be false is asserted after every event; a failure prints its seed and what happened.
 
+mod model;
 mod random;
 mod store;
 mod world;

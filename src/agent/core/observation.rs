@@ -240,7 +240,7 @@ pub struct Running {
 }
 
 /// `synchronous_standby_names`. No names: commits wait for nobody.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SyncNames {
     /// `ANY n (…)` rather than `FIRST n (…)`.
     pub any: bool,

@@ -5,7 +5,7 @@ use super::observation::{Millis, Observation, Process, SyncNames};
 use crate::model::{Lsn, MemberName};
 use std::collections::BTreeMap;
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     /// When the first decision was made.
     pub started: Option<Millis>,
@@ -27,14 +27,14 @@ pub struct State {
 }
 
 /// The key is given up on purpose; until a successor is there, this node doesn't compete.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Handover {
     pub reason: Reason,
     pub candidate: Option<MemberName>,
     pub since: Millis,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     Switchover,
     Crash,
@@ -42,19 +42,19 @@ pub enum Reason {
     Shutdown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     pub sync_revision: Option<u64>,
 }
 
 /// What the member key last said, as far as others decide by it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Published {
     pub at: Millis,
     pub shape: Shape,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     pub running: bool,
     pub primary: bool,
