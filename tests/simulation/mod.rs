@@ -1,8 +1,11 @@
 //! The agents' decisions in a simulated world: crashes, partitions, hangs, slow disks, clocks that drift.
 //! What must never be false is asserted after every event; a failure prints its seed and what happened.
 
+mod agent;
+mod faults;
 mod model;
 mod random;
+mod server;
 mod store;
 mod world;
 

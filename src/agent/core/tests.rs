@@ -121,7 +121,7 @@ fn standby() -> Case {
         stopping: false,
     };
     let state = State { started: Some(0), has_led: true, ..State::default() };
-    Case { seen, state }.with(|case| publish(case))
+    Case { seen, state }.with(publish)
 }
 
 /// As if the member key said what is so.
@@ -284,7 +284,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         (
             "diverged-stop",
             down(Some(Outcome::Diverged)).with(|case| {
-                case.seen.server.process = { Process::Running(Running { streaming: false, ..running(true) }) }
+                case.seen.server.process = Process::Running(Running { streaming: false, ..running(true) })
             }),
         ),
         ("rewind", down(Some(Outcome::Diverged))),

@@ -506,7 +506,8 @@ impl<S: Store> Runtime<S> {
             .filter(|(slot, since)| now >= **since + ttl && present.contains(&slot.as_str()))
             .map(|(slot, _)| slot.clone())
             .collect();
-        if self.housekeeping || (!missing && expired.is_empty()) || now < self.housekept_at + 500 {
+        let due = missing || !expired.is_empty();
+        if self.housekeeping || !due || now < self.housekept_at + 500 {
             return;
         }
         self.housekeeping = true;
