@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-long bench check build setup setup-test clean-sandboxes
+.PHONY: help demo demo-down test test-long bench check build setup setup-bench setup-test clean-sandboxes
 
 # What the sandbox's hosts need on this machine, and what the tests run for real.
 PACKAGES := build-essential ca-certificates iproute2 mmdebstrap nftables openssh-client systemd-container util-linux
@@ -49,7 +49,7 @@ test-long: setup-test ## The repetitions that do not fit into `make test`
 	cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only
 	@echo "Left out: nothing."
 
-bench: setup-test build ## Speed, side by side with the references, in one run
+bench: setup-bench build ## Speed, side by side with the references, in one run
 	PGFLEET_BIN=$(abspath $(PGFLEET)) tests/bench/run
 
 setup:
@@ -59,6 +59,9 @@ setup:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
 	fi
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later" >&2; exit 1; }
+
+setup-bench:
+	@$(MAKE) --no-print-directory setup PACKAGES="$(PACKAGES) python3-venv"
 
 setup-test:
 	@$(MAKE) --no-print-directory setup PACKAGES="$(TEST_PACKAGES)"

@@ -1,0 +1,129 @@
+"""The hosts that are measured: a sandbox, pgfleet upon it, and a helper process within its network."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+PGFLEET = os.environ["PGFLEET_BIN"]
+WORK = Path(os.environ["BENCH_WORK"])
+INVENTORY = "demo"
+
+
+class Failed(Exception):
+    """Something that the bench needs did not work; the text says what."""
+
+
+def note(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(command, what, cwd=REPOSITORY, env=None):
+    """Runs a command to its end and returns what it wrote to standard output."""
+    started = time.monotonic()
+    ran = subprocess.run(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=cwd, env=env,
+    )
+    if ran.returncode != 0:
+        last = "\n".join((ran.stdout + ran.stderr).splitlines()[-40:])
+        raise Failed(f"{what} ended with {ran.returncode} after {time.monotonic() - started:.0f} s:\n{last}")
+    return ran.stdout
+
+
+class Lab:
+    """A sandbox with the hosts of inventories/demo.yml."""
+
+    def __init__(self, name):
+        self.name = name
+        self.folder = WORK / name
+        self.inventory = self.folder / "inventory.yml"
+        self.helper = None
+
+    def boot(self, host=None):
+        """Boots all hosts of the inventory, or one alone."""
+        self.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        shutil.copy(REPOSITORY / "inventories" / f"{INVENTORY}.yml", self.inventory)
+        chosen = ["--host", f"{host}={self.address(host)}"] if host else ["-i", self.inventory]
+        run([PGFLEET, "sandbox", "up", "--name", self.name, *chosen], f"booting {self.name}")
+
+    def remove(self):
+        if self.helper:
+            self.helper.stdin.close()
+            self.helper.wait()
+            self.helper = None
+        run([PGFLEET, "sandbox", "down", "--name", self.name], f"removing {self.name}")
+
+    def groups(self):
+        """The hosts of each group, with their addresses."""
+        document = yaml.safe_load(self.inventory.read_text())
+        children = document["all"]["children"]
+        return {
+            group: {host: entry["ansible_host"] for host, entry in content["hosts"].items()}
+            for group, content in children.items()
+        }
+
+    def addresses(self):
+        return {host: address for group in self.groups().values() for host, address in group.items()}
+
+    def address(self, host):
+        return self.addresses()[host]
+
+    def variable(self, name):
+        return yaml.safe_load(self.inventory.read_text())["all"]["vars"][name]
+
+    def secret(self, name):
+        return yaml.safe_load(self.inventory.with_suffix(".secrets.yml").read_text())[name]
+
+    def pgfleet(self, command, *arguments, cwd=REPOSITORY):
+        """`pgfleet COMMAND` on the lab's hosts; returns what its JSON document says, if it prints one."""
+        words = [PGFLEET, command, *arguments, "-y", "-i", self.inventory, "--sandbox", self.name, "--format", "json"]
+        said = run(words, f"pgfleet {command} in {self.name}", cwd=cwd)
+        return json.loads(said) if said.strip() else None
+
+    def sandbox(self, command, *arguments):
+        return run([PGFLEET, "sandbox", command, "--name", self.name, *arguments], f"sandbox {command}")
+
+    def on(self, host, command):
+        """Standard output of a shell command on a host."""
+        return self.sandbox("ssh", host, command).strip()
+
+    def within(self, command, what, env=None):
+        """Runs a program of this machine in the lab's network."""
+        return run([PGFLEET, "sandbox", "exec", "--name", self.name, "--", *command], what, env=env)
+
+    def files(self):
+        """Where the sandbox keeps its key and known_hosts."""
+        root = os.environ.get("PGFLEET_SANDBOX_DIR", "/var/lib/pgfleet/sandbox")
+        return Path(root) / "sandboxes" / self.name
+
+    def ssh_options(self):
+        return [
+            "-F", "/dev/null", "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes",
+            "-o", f"UserKnownHostsFile={self.files() / 'known_hosts'}", "-i", str(self.files() / "key"),
+        ]
+
+    def ask(self, **request):
+        """What the helper within the network answers."""
+        if self.helper is None:
+            self.helper = subprocess.Popen(
+                [PGFLEET, "sandbox", "exec", "--name", self.name, "--", sys.executable, "-B", HERE / "inside.py"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
+            )
+        print(json.dumps(request), file=self.helper.stdin, flush=True)
+        line = self.helper.stdout.readline()
+        if not line:
+            raise Failed(f"the helper within {self.name} ended")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise Failed(reply["error"])
+        return reply["answer"]
