@@ -127,3 +127,47 @@ class Lab:
         if "error" in reply:
             raise Failed(reply["error"])
         return reply["answer"]
+
+
+class FarLab(Lab):
+    """The hosts of another lab behind a relay that makes them far away. A context: the relay runs within it."""
+
+    def __init__(self, lab, round_trip_ms):
+        super().__init__(lab.name)
+        self.inventory = lab.folder / "far.yml"
+        self.round_trip_ms = round_trip_ms
+        self.relay = None
+        self._write(lab)
+
+    def _write(self, lab):
+        document = yaml.safe_load(lab.inventory.read_text())
+        self.targets = {}
+        known = (lab.files() / "known_hosts").read_text()
+        for group in document["all"]["children"].values():
+            for entry in group["hosts"].values():
+                near = entry["ansible_host"]
+                far = f"127.1.0.{len(self.targets) + 1}"
+                self.targets[far] = near
+                # What the hosts call each other stays as it is.
+                entry.update(ansible_host=far, address=near)
+        self.inventory.write_text(yaml.safe_dump(document, sort_keys=False))
+        shutil.copy(lab.inventory.with_suffix(".secrets.yml"), self.inventory.with_suffix(".secrets.yml"))
+        for far, near in self.targets.items():
+            if f"{far} " not in known:
+                keys = next(line for line in known.splitlines() if f",{near} " in line)
+                known += f"{far} {keys.split(' ', 1)[1]}\n"
+        (lab.files() / "known_hosts").write_text(known)
+
+    def __enter__(self):
+        pairs = [f"{far}={near}" for far, near in self.targets.items()]
+        command = [PGFLEET, "sandbox", "exec", "--name", self.name, "--", sys.executable, "-B", HERE / "far.py"]
+        self.relay = subprocess.Popen(
+            [*command, str(self.round_trip_ms / 2), *pairs], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        if self.relay.stdout.readline() != "ready\n":
+            raise Failed("the relay that makes hosts far away did not start")
+        return self
+
+    def __exit__(self, *failure):
+        self.relay.stdin.close()
+        self.relay.wait()

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from lab import HERE, PGFLEET, REPOSITORY, Failed, note, run
+from lab import HERE, PGFLEET, REPOSITORY, FarLab, Failed, note, run
 
 ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
 
@@ -70,6 +70,18 @@ def prepare(lab):
     return ansible(lab)
 
 
+def far_rounds(lab, round_trip_ms, count):
+    """Seconds by contender, with hosts that are so far away."""
+    times = {"pgfleet": [], "ssh": []}
+    with FarLab(lab, round_trip_ms) as far:
+        for number in range(count):
+            times["ssh"].append(timed(lambda: ssh(far)))
+            times["pgfleet"].append(timed(lambda: apply(far)))
+            last = ", ".join(f"{who} {took[-1]:.2f} s" for who, took in times.items())
+            note(f"nothing to change at {round_trip_ms} ms, round {number + 1} of {count}: {last}")
+    return times
+
+
 def rounds(lab, count, ansible_count):
     """Seconds by contender, and how many steps each looked at."""
     report = lab.pgfleet("apply")
@@ -78,8 +90,9 @@ def rounds(lab, count, ansible_count):
     for number in range(count):
         times["ssh"].append(timed(lambda: ssh(lab)))
         times["pgfleet"].append(timed(lambda: apply(lab)))
+        said = f"pgfleet {times['pgfleet'][-1]:.2f} s, ssh {times['ssh'][-1]:.2f} s"
         if number < ansible_count:
             times["Ansible"].append(timed(lambda: ansible(lab)))
-        last = ", ".join(f"{who} {took[-1]:.2f} s" for who, took in times.items() if took)
-        note(f"nothing to change, round {number + 1} of {count}: {last}")
+            said += f", Ansible {times['Ansible'][-1]:.1f} s"
+        note(f"nothing to change, round {number + 1} of {count}: {said}")
     return times, looked_at
