@@ -33,6 +33,11 @@ class Contender:
             raise Failed(f"{self.title}: expected one leader, found {leaders}")
         return leaders[0]
 
+    def configuration(self):
+        """The dynamic configuration, as the cluster says it."""
+        address = next(iter(self.lab.groups()["postgres"].values()))
+        return self.lab.ask(do="get", url=f"http://{address}:8008/config")
+
     def until_whole(self):
         """Waits until one leads and all others stream from it."""
         expected = len(self.lab.groups()["postgres"])
@@ -102,9 +107,8 @@ def measure(contender, event):
     return seen
 
 
-def rounds(contenders, count):
-    """Interleaved rounds; the gaps by (title, event)."""
-    gaps = {}
+def rounds(contenders, count, gaps):
+    """Interleaved rounds; fills in the gaps by (title, event)."""
     for number in range(1, count + 1):
         note(f"gaps, round {number} of {count}")
         for contender in contenders:
@@ -112,4 +116,3 @@ def rounds(contenders, count):
             for event in EVENTS:
                 seen = measure(contender, event)
                 gaps.setdefault((contender.title, event[0]), []).append(seen["gap"])
-    return gaps

@@ -60,7 +60,9 @@ class Bench:
         self.labs = [self.own, self.patroni, self.alone]
         self.table = Table()
         self.notes = []
-        self.left_out = list(LEFT_OUT)
+        self.left_out = LEFT_OUT + [part for part in PARTS if part not in self.parts]
+        if not self.references:
+            self.left_out.append("Ansible and Patroni, as asked")
 
     def run(self):
         for lab in self.labs:
@@ -83,9 +85,6 @@ class Bench:
             self.idle(contenders[:2])
         if "gaps" in self.parts:
             self.gaps(contenders)
-        if not self.references:
-            self.left_out.append("Ansible and Patroni, as asked")
-        self.left_out += [part for part in PARTS if part not in self.parts]
 
     def patronis(self):
         def contender(title, speed):
@@ -169,19 +168,12 @@ class Bench:
 
     def gaps(self, contenders):
         note(f"gaps between acknowledged commits ({load()})")
-        found = gaps.rounds(contenders, self.count)
-        ttl = 5
-        budgets = {
-            "SIGKILL of the postmaster": ("≤ 1 s", 1),
-            "switchover": ("≤ 0.5 s", 0.5),
-            "power loss of the leader's host": (f"≤ {ttl + 1} s (ttl + 1)", ttl + 1),
-        }
-        for event, (budget, limit) in budgets.items():
-            own, *others = [(c.title, found[c.title, event]) for c in contenders]
-            first = others[0] if others else (None, None)
-            self.table.row(f"writes stop: {event}", own[1], "s", *first, budget, limit)
-            for title, values in others[1:]:
-                self.table.more(title, values, own[1], "s")
+        self.own_ttl = contenders[0].configuration()["ttl"]
+        found = {}
+        try:
+            gaps.rounds(contenders, self.count, found)
+        finally:
+            self.gap_rows([contender.title for contender in contenders], found)
         self.notes.append(
             "Writes stop: the longest time between two acknowledged commits of a client that writes every 20 ms through "
             "HAProxy and gives an attempt up after 1 s."
@@ -193,8 +185,27 @@ class Bench:
                 "500ms fall 2 rise 1."
             )
 
-    def result(self):
+    def gap_rows(self, titles, found):
+        ttl = self.own_ttl
+        budgets = {
+            "SIGKILL of the postmaster": ("≤ 1 s", 1),
+            "switchover": ("≤ 0.5 s", 0.5),
+            "power loss of the leader's host": (f"≤ {ttl + 1} s (ttl + 1)", ttl + 1),
+        }
+        for event, (budget, limit) in budgets.items():
+            measured = [(title, found[title, event]) for title in titles if (title, event) in found]
+            if not measured or measured[0][0] != titles[0]:
+                continue
+            own, *others = measured
+            first = others[0] if others else (None, None)
+            self.table.row(f"writes stop: {event}", own[1], "s", *first, budget, limit)
+            for title, values in others[1:]:
+                self.table.more(title, values, own[1], "s")
+
+    def result(self, complete):
         lines = ["", self.table.render(), ""]
+        if not complete:
+            lines.append("! The run ended early; what is missing above was not measured.")
         lines += [f"* {text}" for text in self.notes]
         lines += [f"! budget missed: {text}" for text in self.table.missed]
         lines.append(f"Left out: {'; '.join(self.left_out)}.")
@@ -221,21 +232,23 @@ def main():
         signal.signal(number, ended)
     bench = Bench(arguments())
     started = time.monotonic()
+    code = 0
     try:
         bench.run()
     except Failed as error:
         note(f"the bench cannot go on: {error}")
-        return 1
+        code = 1
     except KeyboardInterrupt:
         note("stopped; removing the hosts")
-        return 130
+        code = 130
     finally:
         bench.clean_up()
-    text = bench.result()
-    print(text)
-    print(f"The run took {(time.monotonic() - started) / 60:.0f} minutes.")
-    (WORK / "result.txt").write_text(text + "\n")
-    return 0
+    if bench.table.rows:
+        text = bench.result(complete=code == 0)
+        print(text)
+        print(f"The run took {(time.monotonic() - started) / 60:.0f} minutes.")
+        (WORK / "result.txt").write_text(text + "\n")
+    return code
 
 
 if __name__ == "__main__":
