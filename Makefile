@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 # What the sandbox's hosts need on this machine, and what the tests run for real.
 PACKAGES := build-essential ca-certificates iproute2 mmdebstrap nftables openssh-client systemd-container util-linux
-TEST_PACKAGES := $(PACKAGES) etcd-server openssh-server postgresql sudo
+TEST_PACKAGES := $(PACKAGES) etcd-client etcd-server openssh-server openssl postgresql procps sudo
 CARGO_DENY := 0.20.2
 
 DEMO := demo

@@ -109,3 +109,22 @@ fn serde_yaml_and_tera_each_have_one_user() {
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
+
+#[test]
+fn a_file_has_one_subject_and_is_finished() {
+    let mut broken = Vec::new();
+    for path in sources(&repository().join("src")) {
+        let text = fs::read_to_string(&path).expect("a readable source");
+        let lines = text.lines().count();
+        if lines > 600 {
+            broken.push(format!("{}: {lines} lines; one subject per file", path.display()));
+        }
+        if ["todo!(", "unimplemented!(", "TODO", "FIXME"].iter().any(|word| text.contains(word)) {
+            broken.push(format!("{}: unfinished", path.display()));
+        }
+        if !text.starts_with("//!") && !path.ends_with("tests.rs") {
+            broken.push(format!("{}: does not say what it owns", path.display()));
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
