@@ -6,6 +6,7 @@ mod cluster;
 mod faults;
 mod harness;
 mod harness_itself;
+mod hostile;
 mod kills;
 mod resources;
 mod sandbox;
