@@ -40,6 +40,7 @@ impl Mask {
             message: self.text(&failure.message),
             command: failure.command.as_deref().map(|command| self.text(command)),
             exit_code: failure.exit_code,
+            cancelled: failure.cancelled,
             last_lines: failure.last_lines.iter().map(|line| self.text(line)).collect(),
             next_step: failure.next_step.as_deref().map(|step| self.text(step)),
         }

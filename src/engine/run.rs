@@ -96,12 +96,23 @@ impl<'a> Engine<'a> {
             report.plays.push(PlayTime { name: play.name.clone(), seconds: elapsed.as_secs_f64() });
             let _ = self.sink.send(Event::PlayFinished { name: play.name.clone(), elapsed });
             if let Err(failures) = ended {
-                report.failures.extend(failures.into_iter().map(|failure| *failure));
+                self.note(failures, report);
             }
             if !report.failures.is_empty() || self.cancel.is_cancelled() {
                 report.not_reached = plays[index + 1..].iter().map(|(play, _)| play.tasks.len()).sum();
                 return;
             }
+        }
+    }
+
+    /// Puts failures into the report. A wait that was given up because another host failed, or because the
+    /// operator wants to stop, is none.
+    fn note(&self, failures: Vec<Stopped>, report: &mut Report) {
+        let (given_up, failed): (Vec<_>, Vec<_>) =
+            failures.into_iter().map(|failure| *failure).partition(|failure| failure.failure.cancelled);
+        report.failures.extend(failed);
+        if report.failures.is_empty() && !self.cancel.is_cancelled() {
+            report.failures.extend(given_up);
         }
     }
 

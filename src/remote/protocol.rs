@@ -176,4 +176,7 @@ pub struct Failure {
     /// What to do next.
     #[serde(default)]
     pub next_step: Option<String>,
+    /// A wait was given up because the run is to stop: nothing is wrong with this step.
+    #[serde(default)]
+    pub cancelled: bool,
 }

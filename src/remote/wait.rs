@@ -47,10 +47,13 @@ pub(crate) async fn until(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = context.host.cancelled.cancelled() => {
-                return Err(failure_with(
-                    format!("cancelled while waiting: {told}"),
-                    "run the same command again to go on from here",
-                ));
+                return Err(Failure {
+                    cancelled: true,
+                    ..failure_with(
+                        format!("cancelled while waiting: {told}"),
+                        "run the same command again to go on from here",
+                    )
+                });
             }
         }
         pause = (pause * 2).min(PAUSE_MAX);

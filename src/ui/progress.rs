@@ -87,6 +87,9 @@ impl Progress {
                     self.print(&format!("  {DIM}skipped  {host}: {step}{DIM:#}"));
                 }
             }
+            Finding::Failed(failure) if failure.cancelled => {
+                self.print(&format!("  {DIM}stopped  {host}: {step}: {}{DIM:#}", failure.message));
+            }
             Finding::Failed(failure) => {
                 self.print(&format!("  {BAD}failed{BAD:#}   {host}: {step}: {}", failure.message));
             }

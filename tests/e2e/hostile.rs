@@ -18,13 +18,15 @@ use std::{
 };
 
 /// Texts that differ from run to run.
-const FILTERS: [(&str, &str); 6] = [
+const FILTERS: [(&str, &str); 8] = [
     (r"SHA256:[A-Za-z0-9+/]{43}", "SHA256:…"),
     (r"/[^ `]*/known_hosts", "KNOWN_HOSTS"),
     (r"/[^ `]*/key\b", "KEY"),
     (r"/[^ `]*/(\w+\.yml)", "DIR/$1"),
     (r"pgfleet-[0-9a-f]{12}", "pgfleet-…"),
     (r"process \d+", "process N"),
+    (r"yml:\d+:\d+", "yml:LINE"),
+    (r"\d+ tasks", "N tasks"),
 ];
 
 /// Hosts and a folder for playbooks.
@@ -212,8 +214,33 @@ fn a_full_disk_leaves_what_was_there() {
           next: Free some space there: see `df -h /var/lib/pgfleet/bin`.
 
         error: pg-1: A file: cannot write /etc/pgfleet/f: no space left on the device
-          task: DIR/play.yml:4:7
+          task: DIR/play.yml:LINE
           next: free space where /etc/pgfleet is (see `df -h` and `df -i`), then run again; what was there is untouched
+        ");
+    });
+}
+
+#[test]
+fn a_host_that_fails_is_the_only_one_that_is_blamed() {
+    let stage = Stage::fresh("two-nodes-and-a-vip");
+    let hosts = stage.lab.loaded().hosts.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let (bad, waiting) = (&hosts[0], &hosts[1]);
+    let tasks = format!(
+        "    - name: Something that never comes\n      wait_for: {{path: /never}}\n      \
+         when: inventory_hostname == '{waiting}'\n    \
+         - name: Something that fails\n      shell: sleep 1; echo broken >&2; exit 7\n      \
+         when: inventory_hostname == '{bad}'\n"
+    );
+    let ran = stage.tasks(&tasks, &[]);
+    assert!(ran.stderr.contains(&format!("stopped  {waiting}: Something that never comes")), "{ran}");
+    let text = told(ran, 1).replace(bad, "BAD");
+    insta::with_settings!({filters => FILTERS}, {
+        insta::assert_snapshot!(text, @r"
+        error: BAD: Something that fails: the command ended with exit code 7
+          task: DIR/play.yml:LINE
+          command: /bin/sh -c 'sleep 1; echo broken >&2; exit 7' (exit code 7)
+          | broken
+          next: see its last lines; repair the cause on the host, then run again
         ");
     });
 }
@@ -257,15 +284,15 @@ fn a_port_that_somebody_else_has_is_told_with_who_it_is() {
     insta::with_settings!({filters => FILTERS}, {
         insta::assert_snapshot!(told.join("\n"), @r"
         error: etcd-1: etcd runs: etcd.service does not start: port 2379 is taken by perl (process N of squatter.service)
-          task: playbooks/etcd.yml:29:7
+          task: playbooks/etcd.yml:LINE
           command: systemctl start etcd.service (exit code 1)
           next: if nobody needs that one: `systemctl disable --now squatter.service` on the host; otherwise choose another port in the inventory. Then run the same command again
         error: haproxy-1: HAProxy runs: haproxy.service does not start: port 5431 is taken by perl (process N of squatter.service)
-          task: playbooks/haproxy.yml:17:7
+          task: playbooks/haproxy.yml:LINE
           command: systemctl start haproxy.service (exit code 1)
           next: if nobody needs that one: `systemctl disable --now squatter.service` on the host; otherwise choose another port in the inventory. Then run the same command again
         error: REPLICA: Nobody else has PostgreSQL's ports: port 5432 is taken by perl (process N of squatter.service)
-          task: playbooks/postgres.yml:54:7
+          task: playbooks/postgres.yml:LINE
           next: if nobody needs that one: `systemctl disable --now squatter.service` on the host; otherwise choose another port in the inventory. Then run the same command again
         ");
     });
@@ -349,12 +376,14 @@ fn a_bootstrap_that_loses_its_host_and_is_interrupted_completes_in_the_end() {
     let first = bootstrap_begun(lab);
     lab.scratch.run("kill", &["pg-1"]).success();
     let lost = told(ended(first), 3);
-    insta::assert_snapshot!(lost, @r"
-    error: pg-1: Packages of the host's roles: the connection was closed in the middle of a step
-      task: playbooks/packages.yml:53:7
-      next: bring pg-1 back and run the same command again: it goes on from where it stopped
-    37 tasks were not reached.
-    ");
+    insta::with_settings!({filters => FILTERS}, {
+        insta::assert_snapshot!(lost, @r"
+        error: pg-1: Packages of the host's roles: the connection was closed in the middle of a step
+          task: playbooks/packages.yml:LINE
+          next: bring pg-1 back and run the same command again: it goes on from where it stopped
+        N tasks were not reached.
+        ");
+    });
     lab.scratch.run("start", &["pg-1"]).success();
 
     // Ctrl-C while packages are installed: that step is finished, no other begins.
