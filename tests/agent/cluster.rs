@@ -115,6 +115,15 @@ fn bin_dir() -> PathBuf {
 impl Cluster {
     /// Starts etcd and an agent for each of `count` nodes. `dcs` is added to the dynamic configuration.
     pub fn start(count: usize, dcs: &str) -> Self {
+        let mut cluster = Self::prepare(count, dcs);
+        for index in 0..count {
+            cluster.start_agent(index);
+        }
+        cluster
+    }
+
+    /// The same without the agents.
+    pub fn prepare(count: usize, dcs: &str) -> Self {
         assert!(nix::unistd::Uid::effective().is_root(), "needs root, to run the agents as user postgres");
         let folder = tempfile::Builder::new().prefix("pgfleet-agent").tempdir().expect("a folder");
         let user = user();
@@ -137,9 +146,6 @@ impl Cluster {
         let mut cluster = Self { nodes: Vec::new(), etcd, executable, bin_dir: bin_dir(), folder };
         for index in 1..=count {
             cluster.add_node(index, client, dcs);
-        }
-        for index in 0..count {
-            cluster.start_agent(index);
         }
         cluster
     }

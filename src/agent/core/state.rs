@@ -16,6 +16,8 @@ pub struct State {
     /// Since when the server of this leader is down.
     pub down_since: Option<Millis>,
     pub handover: Option<Handover>,
+    /// The revision of the wish for another leader that is there, and since when.
+    pub wish: Option<(u64, Millis)>,
     /// The `/sync` on whose strength the key was taken: its revision, if there was one.
     pub claim: Option<Claim>,
     /// The names that are in force and the position after which they have been.
@@ -87,6 +89,11 @@ impl State {
         // The answer to a request for the key may be late, or lost while the request was carried out.
         let claiming =
             seen.busy.lease.is_some() || leader.flatten().is_some_and(|leader| leader.name == seen.me.name);
+        let wish = seen.cluster.as_ref().and_then(|cluster| cluster.failover.as_ref()).filter(|key| key.due);
+        state.wish = wish.map(|key| match state.wish {
+            Some((revision, since)) if revision == key.revision => (revision, since),
+            _ => (key.revision, now),
+        });
         if !holds && !claiming {
             state.claim = None;
         }

@@ -229,6 +229,14 @@ fn cases() -> Vec<(&'static str, Case)> {
                 case.seen.server.process = Process::Unresponsive { primary: true, since: NOW - 10_000 };
             }),
         ),
+        (
+            "start-overdue",
+            leader().with(|case| {
+                case.seen.server.process = Process::Starting { primary: true };
+                case.failed(Kind::StartPrimary, 100, 1);
+                case.poll(vec![answer("c", 500)]);
+            }),
+        ),
         ("starting", leader().with(|case| case.seen.server.process = Process::Starting { primary: true })),
         // The holder of the key.
         ("handing-over", leader().with(handing_over)),
@@ -311,6 +319,13 @@ fn cases() -> Vec<(&'static str, Case)> {
         // Nobody has the key.
         ("await-successor", unlocked().with(handing_over)),
         ("start-alone", unlocked().with(|case| case.seen.server.process = Process::Stopped)),
+        (
+            "start-reading",
+            fallen().with(|case| {
+                case.seen.now += 40_000;
+                case.state.down_since = None;
+            }),
+        ),
         ("steady", standby()),
         // The leader key.
         ("lease-busy", leader().with(|case| case.seen.busy.lease = Some(Action::Renew))),

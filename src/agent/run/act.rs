@@ -92,12 +92,8 @@ impl<S: Store> Runtime<S> {
             snapshot: self.snapshot.clone(),
             name: self.config.name.clone(),
             term: self.term(),
-            first_config: self
-                .config
-                .bootstrap
-                .as_ref()
-                .map(|bootstrap| bootstrap.dcs.clone())
-                .unwrap_or_default(),
+            // That of a store that was lost, or that of a new cluster.
+            first_config: self.dynamic.document.clone(),
             member: account.member(),
             status: account.status_key(),
             timeline: match &self.seen.server.process {
@@ -232,6 +228,16 @@ impl<S: Store> Runtime<S> {
                 self.checkpointed = Some(true);
                 self.state.published = None;
             }
+            Report::Roles(made) => {
+                self.housekeeping = false;
+                match made {
+                    Ok(made) => tracing::info!(?made, "made the roles of the cluster"),
+                    Err(why) => {
+                        tracing::error!("the roles of the cluster could not be made: {why}");
+                        self.roles = true;
+                    }
+                }
+            }
             Report::Housekept(result) => {
                 self.housekeeping = false;
                 if let Err(why) = result {
@@ -323,7 +329,12 @@ impl<S: Store> Runtime<S> {
     fn keys_written(&mut self, action: &Action, result: Result<(), String>) {
         self.seen.busy.keys = None;
         match result {
-            Ok(()) => self.seen.failures.clear(action.kind()),
+            Ok(()) => {
+                self.seen.failures.clear(action.kind());
+                // Of data that were there before the cluster. Those of new data are made at the start.
+                self.roles |= matches!(action, Action::WriteInitialize(_))
+                    && matches!(self.seen.server.process, Process::Running(_));
+            }
             Err(why) => {
                 tracing::warn!(?action, why, "was not written");
                 self.seen.failures.record(action.kind(), self.seen.now);
@@ -339,6 +350,23 @@ impl<S: Store> Runtime<S> {
             }
             self.observer.look.notify_one();
         }
+    }
+
+    /// Makes the roles of a cluster that is new in the store and whose server runs already.
+    pub(super) fn make_roles(&mut self) {
+        let running = matches!(&self.seen.server.process, Process::Running(server) if !server.in_recovery);
+        let free = self.seen.busy.server.is_none() && !self.housekeeping;
+        if !self.roles || !running || !free || !holds(&self.seen) || self.seen.now < self.housekept_at + 500 {
+            return;
+        }
+        self.roles = false;
+        self.housekeeping = true;
+        self.housekept_at = self.seen.now;
+        let (server, reports) = (Arc::clone(&self.server), self.reports.clone());
+        tokio::spawn(async move {
+            let made = server.bootstrap_roles().await;
+            let _ = reports.send(Report::Roles(made.map_err(|error| error.to_string())));
+        });
     }
 
     fn served(&mut self, operation: u64, result: Result<Effect, String>, began: Millis, facts: Facts) {

@@ -14,14 +14,14 @@ mod work;
 use super::{
     api,
     clock::BootTime,
-    config::{Config, Effective},
+    config::{Cache, Config, Effective},
     core::{self, Lane, Me, Millis, Observation, Process, State, decide, fencing, writable},
     dcs::{Etcd, Failure, Sight, Store},
     fence::LeaseFile,
     postgres::{self, Facts},
     view::{Counters, View},
 };
-use crate::contract::{DynamicConfig, PendingChange, Snapshot};
+use crate::contract::{DynamicConfig, PendingChange, Revision, Snapshot};
 use indexmap::IndexMap;
 use report::Report;
 use sd_notify::NotifyState;
@@ -68,7 +68,8 @@ pub async fn run(config: Config, path: PathBuf) -> Result<Ended, Error> {
     if nix::unistd::Uid::effective().is_root() {
         return Err(Error::Root);
     }
-    let dynamic = first_dynamic(&config);
+    let dynamic =
+        Cache::in_data_dir(&config.postgresql.data_dir).load().unwrap_or_else(|| first_dynamic(&config));
     let store = Etcd::new(config.etcd_options(&dynamic));
     let listeners = api::bind(&config.restapi.listen).await.map_err(Error::Listen)?;
     let view = View::unknown(config.scope.clone(), config.name.clone(), BootTime::now());
@@ -124,6 +125,7 @@ struct Runtime<S> {
     roles: bool,
     checkpointed: Option<bool>,
     pending: IndexMap<String, PendingChange>,
+    config_kept: Option<Revision>,
     kept_at: Millis,
     housekeeping: bool,
     housekept_at: Millis,
@@ -203,6 +205,7 @@ impl<S: Store> Runtime<S> {
             roles: false,
             checkpointed: None,
             pending: IndexMap::new(),
+            config_kept: None,
             kept_at: 0,
             housekeeping: false,
             housekept_at: 0,
@@ -310,7 +313,9 @@ impl<S: Store> Runtime<S> {
         }
         self.begin_reload();
         self.keep_member();
+        self.make_roles();
         self.keep_house();
+        self.keep_config();
         self.follow_switchovers();
         self.set_pace();
         self.counters.loops += 1;
@@ -360,6 +365,23 @@ impl<S: Store> Runtime<S> {
             tracing::info!("the cluster's configuration has changed");
             self.dynamic = dynamic;
             self.configure();
+        }
+    }
+
+    /// Keeps the cluster's configuration beside the data, for a store that is away or wiped. Never in a
+    /// directory that initdb or a copy has yet to fill.
+    fn keep_config(&mut self) {
+        let Some(known) = self.snapshot.as_ref().and_then(|snapshot| snapshot.config.as_ref()) else {
+            return;
+        };
+        let filled = matches!(self.seen.server.data, core::Data::Initialised { .. });
+        if self.config_kept == Some(known.revision) || !filled || self.seen.busy.server.is_some() {
+            return;
+        }
+        self.config_kept = Some(known.revision);
+        let cache = Cache::in_data_dir(&self.config.postgresql.data_dir);
+        if let Err(error) = cache.save(&known.value.document) {
+            tracing::warn!(%error, "the configuration cannot be kept beside the data");
         }
     }
 

@@ -43,6 +43,8 @@ pub enum Report {
     },
     /// The checkpoint after a promotion is done.
     Checkpointed,
+    /// The roles of a new cluster are made.
+    Roles(Result<Vec<String>, String>),
     /// Housekeeping that nothing waits for.
     Housekept(Result<(), String>),
 }

@@ -139,6 +139,16 @@ pub fn may_start_alone(facts: &Facts) -> bool {
         && !backing_off(facts, Kind::StartStandby, RETRY)
 }
 
+/// Its own name is on the key as far as it knows, and nothing came of that in time.
+pub fn may_read(facts: &Facts) -> bool {
+    facts.own_name_on_key().is_some()
+        && facts.seen.lease.is_some_and(|lease| !lease.remembered)
+        && facts.stopped()
+        && facts.control().is_some()
+        && facts.initialised().is_some()
+        && !backing_off(facts, Kind::StartStandby, RETRY)
+}
+
 pub fn start_alone(_: &Facts, plan: &mut Plan) {
     plan.act(Action::Start(StartAs::Standby(None)));
 }

@@ -5,8 +5,8 @@ use super::{
     server::backing_off,
 };
 use crate::agent::core::{
-    Action, ControlState, FailoverKey, Handover, Kind, Millis, Plan, Reason, StartAs, StopMode, election,
-    facts::Facts,
+    Action, ControlState, FailoverKey, Handover, Kind, Millis, Plan, Process, Reason, StartAs, StopMode,
+    election, facts::Facts,
 };
 use crate::model::{Lsn, MemberName};
 
@@ -131,6 +131,24 @@ pub fn hand_over(facts: &Facts, plan: &mut Plan) {
     plan.state.handover = Some(Handover { reason: Reason::Crash, candidate, since: facts.now });
 }
 
+/// The start has been waited for in vain, and goes on.
+pub fn is_overdue(facts: &Facts) -> bool {
+    facts.holds
+        && matches!(facts.seen.server.process, Process::Starting { primary: true })
+        && facts.seen.failures.count(Kind::StartPrimary) > 0
+}
+
+pub fn start_overdue(facts: &Facts) -> bool {
+    let Some(poll) = facts.poll_since(0).filter(|poll| poll.done && is_overdue(facts)) else { return false };
+    let optime = facts.cluster().and_then(|cluster| cluster.optime).unwrap_or_default();
+    let limit = match facts.sync() {
+        Some(_) if !own_sync_active(facts) => return false,
+        Some(_) => None,
+        None => Some((optime, facts.settings().maximum_lag_on_failover)),
+    };
+    election::successor(facts, poll, limit).is_some()
+}
+
 pub fn may_restart(facts: &Facts) -> bool {
     facts.holds
         && facts.safe()
@@ -179,14 +197,21 @@ pub fn refusal(facts: &Facts, key: &FailoverKey) -> Option<String> {
         return Some("the candidate leads already".to_owned());
     }
     let poll = facts.poll_since(0).filter(|poll| poll.done)?;
-    match (switch_candidate(facts, key), &key.candidate) {
-        (Some(_), _) => None,
-        (None, Some(candidate)) if poll.answers.iter().all(|answer| answer.name != *candidate) => {
-            Some(format!("{candidate} does not answer"))
-        }
-        (None, Some(candidate)) => Some(format!("{candidate} cannot take over")),
-        (None, None) => Some("no member can take over".to_owned()),
+    if switch_candidate(facts, key).is_some() {
+        return None;
     }
+    let answered = |name: &MemberName| poll.answers.iter().find(|answer| answer.name == *name);
+    let excluded = key.candidate.as_ref().and_then(answered).is_some_and(|answer| answer.nofailover);
+    // Who is slow to answer, or has just lost its connection, gets time.
+    let (_, since) = facts.state.wish?;
+    if !excluded && facts.now < since + facts.settings().retry_timeout {
+        return None;
+    }
+    Some(match &key.candidate {
+        Some(candidate) if answered(candidate).is_none() => format!("{candidate} does not answer"),
+        Some(candidate) => format!("{candidate} cannot take over"),
+        None => "no member can take over".to_owned(),
+    })
 }
 
 /// Who would take over: the named one if it is able, else the most advanced.

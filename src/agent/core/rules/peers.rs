@@ -59,6 +59,9 @@ fn closing(facts: &Facts) -> bool {
 }
 
 fn down(facts: &Facts) -> bool {
+    if super::leader::is_overdue(facts) {
+        return older_than(facts, 2 * AGAIN);
+    }
     facts.state.down_since.is_some_and(|since| {
         facts.state.handover.is_none() && facts.seen.poll.as_ref().is_none_or(|poll| poll.asked < since)
     })

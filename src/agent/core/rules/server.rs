@@ -76,6 +76,13 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         S,
+        "start-overdue",
+        "The leader's server takes longer to start than allowed and a standby can take over: give it up.",
+        start_overdue,
+        stop_at_once,
+    ),
+    rule(
+        S,
         "starting",
         "PostgreSQL is starting: wait.",
         |facts| matches!(facts.seen.server.process, Process::Starting { .. } | Process::Unresponsive { .. }),
@@ -237,6 +244,13 @@ pub const RULES: &[Rule] = &[
         "start-alone",
         "Nobody leads and the server is down: start it as a standby, to see how far it is.",
         may_start_alone,
+        start_alone,
+    ),
+    rule(
+        S,
+        "start-reading",
+        "The lease ran out unanswered and the server is down: let it serve reads until the store is back.",
+        may_read,
         start_alone,
     ),
     rule(S, "steady", "Nothing to do for PostgreSQL.", |_| true, nothing),
