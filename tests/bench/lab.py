@@ -25,7 +25,11 @@ def note(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def run(command, what, cwd=REPOSITORY, env=None):
+# No folder `playbooks` or `templates` is here: what is measured is what the program has built in.
+ELSEWHERE = WORK
+
+
+def run(command, what, cwd=ELSEWHERE, env=None):
     """Runs a command to its end and returns what it wrote to standard output."""
     started = time.monotonic()
     ran = subprocess.run(
@@ -84,10 +88,10 @@ class Lab:
     def secret(self, name):
         return yaml.safe_load(self.inventory.with_suffix(".secrets.yml").read_text())[name]
 
-    def pgfleet(self, command, *arguments, cwd=REPOSITORY):
+    def pgfleet(self, command, *arguments, cwd=ELSEWHERE):
         """`pgfleet COMMAND` on the lab's hosts; returns what its JSON document says, if it prints one."""
-        words = [PGFLEET, command, *arguments, "-y", "-i", self.inventory, "--sandbox", self.name, "--format", "json"]
-        said = run(words, f"pgfleet {command} in {self.name}", cwd=cwd)
+        common = ["-y", "-i", self.inventory, "--sandbox", self.name, "--format", "json"]
+        said = run([PGFLEET, command, *arguments, *common], f"pgfleet {command} in {self.name}", cwd=cwd)
         return json.loads(said) if said.strip() else None
 
     def sandbox(self, command, *arguments):
@@ -117,7 +121,7 @@ class Lab:
         if self.helper is None:
             self.helper = subprocess.Popen(
                 [PGFLEET, "sandbox", "exec", "--name", self.name, "--", sys.executable, "-B", HERE / "inside.py"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ELSEWHERE,
             )
         print(json.dumps(request), file=self.helper.stdin, flush=True)
         line = self.helper.stdout.readline()

@@ -24,9 +24,15 @@ LOWEST = {"ttl": 20, "loop_wait": 1, "retry_timeout": 3, "haproxy_check_interval
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, prog="tests/bench/run")
-    parser.add_argument("--only", metavar="PART", action="append", choices=PARTS, help=f"one of {', '.join(PARTS)}; may be repeated")
+    parser.add_argument(
+        "--only", metavar="PART", action="append", choices=PARTS,
+        help=f"one of {', '.join(PARTS)}; may be repeated",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each fault [default: 3]")
-    parser.add_argument("--without-references", action="store_true", help="neither Ansible nor Patroni: quick, for work on pgfleet itself")
+    parser.add_argument(
+        "--without-references", action="store_true",
+        help="neither Ansible nor Patroni: quick, for work on pgfleet itself",
+    )
     return parser.parse_args()
 
 
@@ -59,6 +65,7 @@ class Bench:
         self.alone = Lab("bench-alone")
         self.labs = [self.own, self.patroni, self.alone]
         self.table = Table()
+        self.load_before = os.getloadavg()[0]
         self.notes = []
         self.left_out = LEFT_OUT + [part for part in PARTS if part not in self.parts]
         if not self.references:
@@ -74,17 +81,18 @@ class Bench:
             self.patroni.boot()
             patroni_set_up(self.patroni, DEFAULT)
         self.bootstrap(cached=bool(needs_patroni))
-        if "apply" in self.parts:
-            self.apply()
-        own = gaps.Contender("pgfleet", self.own, own_switch_over)
-        contenders = [own]
+        contenders = [gaps.Contender("pgfleet", self.own, own_switch_over)]
         if needs_patroni:
-            default, lowest = self.patronis()
-            contenders += [default, lowest]
-        if "idle" in self.parts:
-            self.idle(contenders[:2])
-        if "gaps" in self.parts:
-            self.gaps(contenders)
+            contenders += self.patronis()
+        measures = {
+            "apply": self.apply,
+            "idle": lambda: self.idle(contenders[:2]),
+            "gaps": lambda: self.gaps(contenders),
+        }
+        # In the order that was asked for; the bootstrap comes before all.
+        for part in self.parts:
+            if part in measures:
+                measures[part]()
 
     def patronis(self):
         def contender(title, speed):
@@ -95,7 +103,7 @@ class Bench:
 
             return gaps.Contender(title, self.patroni, patroni_switch_over, prepare)
 
-        return contender("Patroni, defaults", DEFAULT), contender("Patroni, lowest", LOWEST)
+        return [contender("Patroni, defaults", DEFAULT), contender("Patroni, lowest", LOWEST)]
 
     def bootstrap(self, cached):
         measured = "bootstrap" in self.parts
@@ -109,13 +117,13 @@ class Bench:
         report = self.own.pgfleet("bootstrap")
         took = time.monotonic() - started
         packages = sum(play["seconds"] for play in report["plays"] if play["name"] == "Packages")
-        plays = ", ".join(f"{play['name']} {play['seconds']:.1f} s" for play in report["plays"] if play["seconds"] >= 0.05)
-        note(f"  {took:.1f} s: {plays}")
+        plays = [f"{play['name']} {play['seconds']:.1f} s" for play in report["plays"]]
+        note(f"  {took:.1f} s: {', '.join(plays)}")
         if not measured:
             return
         self.table.row(
-            "bootstrap of 7 hosts, packages cached", [took], "s", "its play `Packages`, the slowest host", [packages],
-            "≤ 1.5×", 1.5, by_ratio=True,
+            "bootstrap of 7 hosts, packages cached", [took], "s",
+            "its play `Packages`, the slowest host", [packages], "≤ 1.5×", 1.5, by_ratio=True,
         )
         host = next(iter(self.own.groups()["postgres"]))
         self.alone.boot(host)
@@ -125,30 +133,35 @@ class Bench:
         self.alone.remove()
         self.table.more(f"packages of {host} alone on this machine", [alone], [took], "s")
         self.notes.append(
-            f"The seven sandbox hosts share {os.cpu_count()} cores, so all installations together take longer than one "
-            "alone; on machines of their own they do not. The budget is held against the play within the same bootstrap."
+            f"The seven sandbox hosts share {os.cpu_count()} cores, so all installations together take longer "
+            "than one alone; on machines of their own they do not. The budget is held against the play within "
+            "the same bootstrap."
         )
 
     def apply(self):
         note(f"nothing to change ({load()})")
         times, looked_at = nothing.rounds(self.own, 2 * self.count + 1, self.count if self.references else 0)
         self.table.row(
-            "apply, nothing to change, 7 hosts", times["pgfleet"], "s", "ssh HOST true, in parallel", times["ssh"],
-            "≤ 2×", 2, by_ratio=True,
+            "apply, nothing to change, 7 hosts", times["pgfleet"], "s",
+            "ssh HOST true, in parallel", times["ssh"], "≤ 2×", 2, by_ratio=True,
         )
         if times["Ansible"]:
             self.table.more("Ansible, equal content", times["Ansible"], times["pgfleet"], "s")
             self.notes.append(
-                f"Nothing to change: pgfleet looked at {looked_at['pgfleet']} steps, Ansible at {looked_at['Ansible']} tasks. "
-                "Ansible: 20 forks, pipelining, kept connections, facts once, no `serial`."
+                f"Nothing to change: pgfleet looked at {looked_at['pgfleet']} steps, Ansible at "
+                f"{looked_at['Ansible']} tasks. Ansible: 20 forks, pipelining, kept connections, facts once, "
+                "no `serial`."
             )
 
         far = nothing.far_rounds(self.own, ROUND_TRIP_MS, 2 * self.count - 1)
         self.table.row(
-            f"apply, nothing to change, {ROUND_TRIP_MS} ms away", far["pgfleet"], "s", "ssh HOST true, in parallel", far["ssh"],
-            "≤ 2×", 2, by_ratio=True,
+            f"apply, nothing to change, {ROUND_TRIP_MS} ms away", far["pgfleet"], "s",
+            "ssh HOST true, in parallel", far["ssh"], "≤ 2×", 2, by_ratio=True,
         )
-        self.notes.append(f"{ROUND_TRIP_MS} ms away: through a relay in front of every sshd that holds each byte back for half of it.")
+        self.notes.append(
+            f"{ROUND_TRIP_MS} ms away: through a relay in front of every sshd, which holds each byte back for "
+            "half of it."
+        )
 
     def idle(self, contenders):
         units = ["pgfleet-agent", "patroni"]
@@ -175,14 +188,14 @@ class Bench:
         finally:
             self.gap_rows([contender.title for contender in contenders], found)
         self.notes.append(
-            "Writes stop: the longest time between two acknowledged commits of a client that writes every 20 ms through "
-            "HAProxy and gives an attempt up after 1 s."
+            "Writes stop: the longest time between two acknowledged commits of a client that writes every 20 ms "
+            "through HAProxy and gives an attempt up after 1 s."
         )
         if len(contenders) > 1:
             self.notes.append(
-                "Patroni of the distribution on equal hosts. Defaults: ttl 30, loop_wait 10, retry_timeout 10; HAProxy inter 3s "
-                "fall 3 rise 2. Lowest: ttl 20, loop_wait 1, retry_timeout 3; HAProxy inter 1s fastinter 200ms downinter "
-                "500ms fall 2 rise 1."
+                "Patroni of the distribution on equal hosts. Defaults: ttl 30, loop_wait 10, retry_timeout 10; "
+                "HAProxy inter 3s fall 3 rise 2. Lowest: ttl 20, loop_wait 1, retry_timeout 3; HAProxy inter 1s "
+                "fastinter 200ms downinter 500ms fall 2 rise 1."
             )
 
     def gap_rows(self, titles, found):
@@ -209,7 +222,11 @@ class Bench:
         lines += [f"* {text}" for text in self.notes]
         lines += [f"! budget missed: {text}" for text in self.table.missed]
         lines.append(f"Left out: {'; '.join(self.left_out)}.")
-        lines.append(f"Measured on {os.cpu_count()} cores, kernel {platform.release()}, in this one run; load at the end {os.getloadavg()[0]:.1f}.")
+        lines.append(
+            f"Measured on {os.cpu_count()} cores, kernel {platform.release()}, in this one run; "
+            f"the load was {self.load_before:.1f} before it. Above {os.cpu_count()}, others were at work and the "
+            "times say little."
+        )
         return "\n".join(lines)
 
     def clean_up(self):
@@ -224,7 +241,7 @@ class Bench:
 
 
 def ended(number, frame):
-    raise SystemExit(128 + number)
+    raise KeyboardInterrupt
 
 
 def main():

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from lab import HERE, PGFLEET, REPOSITORY, FarLab, Failed, note, run
+from lab import HERE, PGFLEET, FarLab, Failed, note, run
 
 ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
 
@@ -64,7 +64,7 @@ def prepare(lab):
     """Python on the hosts, for Ansible alone, and what its playbook makes."""
     run(
         [PGFLEET, "run", HERE / "ansible/prepare.yml", "-y", "-i", lab.inventory, "--sandbox", lab.name],
-        "installing Python on the hosts", cwd=REPOSITORY,
+        "installing Python on the hosts",
     )
     ansible(lab, changed_allowed=True)
 
