@@ -21,7 +21,7 @@ demo: setup build ## Boot seven hosts on this machine, bootstrap a cluster on th
 	$(PGFLEET) bootstrap -i $(INVENTORY) --sandbox $(DEMO) -y
 	$(PGFLEET) status -i $(INVENTORY) --sandbox $(DEMO)
 	$(PGFLEET) verify -i $(INVENTORY) --sandbox $(DEMO)
-	@printf '\n%s\n' \
+	@printf '%s\n' "" \
 	  "The cluster runs. Things to try:" \
 	  "  connect      $(PGFLEET) ssh -i $(INVENTORY) --sandbox $(DEMO) pg-1 -- sudo -u postgres psql -h /var/run/postgresql" \
 	  "  watch        watch -n1 $(PGFLEET) status -i $(INVENTORY) --sandbox $(DEMO)" \
@@ -43,7 +43,7 @@ check: ## Format, lints, licences and banned crates
 
 test: setup-test check ## Every test, end to end ones included
 	cargo nextest run --locked --no-fail-fast
-	@echo "Left out: the repetitions of 'make test-long' (20 kills over a bootstrap, long fault rounds) and the advisory database, which needs the internet."
+	@echo "Left out: the repetitions of 'make test-long' (20 kills over a bootstrap, 24 faults in a row on one cluster) and the advisory database, which needs the internet."
 
 test-long: setup-test ## The repetitions that do not fit into `make test`
 	cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only

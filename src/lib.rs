@@ -6,6 +6,7 @@
 //! `contract` and `model`.
 
 pub mod agent;
+pub mod builtin;
 pub mod cli;
 pub mod cluster;
 pub mod contract;

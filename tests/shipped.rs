@@ -3,7 +3,7 @@
 
 use pgfleet::{
     inventory::{Host, Inventory},
-    playbook::{Action, Playbook, Sources, Task, shipped},
+    playbook::{Action, Playbook, Sources, Task, names},
     remote,
     template::Templates,
 };
@@ -115,7 +115,7 @@ fn every_task_renders_for_every_host_of_every_inventory() {
             continue;
         }
         let inventory = inventory(&entry.path());
-        for name in shipped() {
+        for name in names() {
             let playbook =
                 Playbook::load(name, &Sources::default()).unwrap_or_else(|wrong| panic!("{wrong}"));
             for host in inventory.hosts.values() {

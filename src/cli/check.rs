@@ -206,7 +206,7 @@ fn check_templates(templates: &Templates, findings: &mut Findings) {
 
 fn check_playbooks(templates: &mut Templates, own: &[String], findings: &mut Findings) {
     let sources = Sources { directories: overrides("playbooks") };
-    let shipped = playbook::shipped().into_iter().filter(|name| !name.contains('/')).map(str::to_owned);
+    let shipped = playbook::names().into_iter().map(str::to_owned);
     let mut right = 0;
     for name in shipped.chain(own.iter().cloned()) {
         let checked = Playbook::load(&name, &sources).and_then(|playbook| {

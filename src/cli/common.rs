@@ -1,6 +1,6 @@
 //! Options that every command on a cluster has.
 
-use crate::sandbox::Name;
+use crate::{sandbox::Name, ssh::Architecture};
 use std::path::PathBuf;
 
 /// Which cluster, which of its hosts, and how to talk about them.
@@ -54,6 +54,30 @@ pub struct Common {
     /// Record the keys of hosts that are not in known_hosts yet; a changed key is still refused
     #[arg(long)]
     pub accept_new_host_keys: bool,
+
+    /// How many seconds reaching a host may take: connection, key exchange and authentication together
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub connect_timeout: Option<u64>,
+
+    /// A build of pgfleet for hosts of another architecture (`uname -m`), which becomes their agent
+    #[arg(long, value_name = "ARCH=PATH", value_parser = agent_binary)]
+    pub agent_binary: Vec<AgentBinary>,
+}
+
+/// A build of this program for hosts of one architecture.
+#[derive(Clone, Debug)]
+pub struct AgentBinary {
+    pub architecture: Architecture,
+    pub path: PathBuf,
+}
+
+fn agent_binary(text: &str) -> Result<AgentBinary, String> {
+    match text.split_once('=') {
+        Some((architecture, path)) if !architecture.is_empty() && !path.is_empty() => {
+            Ok(AgentBinary { architecture: Architecture::named(architecture), path: path.into() })
+        }
+        _ => Err("expected an architecture and a path, for example aarch64=./pgfleet-aarch64".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -2,14 +2,15 @@
 
 use super::{common::Common, error::Error};
 use crate::{
+    builtin,
     diagnostic::Severity,
     inventory::Inventory,
-    sandbox,
-    ssh::{self, Executables},
-    template::Templates,
+    playbook, sandbox,
+    ssh::{self, Executables, LocalExecutable, PassphrasePrompt, SessionProblem},
+    template::{self, Templates},
     ui,
 };
-use std::path::PathBuf;
+use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
 
 pub struct Context {
     pub common: Common,
@@ -24,6 +25,7 @@ impl Context {
         for warning in inventory.warnings.iter().filter(|warning| warning.severity == Severity::Warning) {
             ui::diagnostic(warning);
         }
+        tell_replaced();
         let mut templates = Templates::new(overrides("templates"))?;
         templates.share(&inventory.global_variables())?;
         Ok(Context { common: common.clone(), inventory, templates })
@@ -34,19 +36,55 @@ impl Context {
             Some(name) => ssh::Options::isolated(sandbox::identity_file(name), sandbox::known_hosts(name)),
             None => ssh::Options::default(),
         };
-        ssh::Options { accept_new_host_keys: self.common.accept_new_host_keys, ..options }
+        let connect_timeout = self.common.connect_timeout.map_or(options.connect_timeout, Duration::from_secs);
+        let passphrase = PassphrasePrompt(Arc::new(|key| {
+            ui::prompt::secret(&format!("Passphrase of {}", key.display()))
+        }));
+        ssh::Options {
+            accept_new_host_keys: self.common.accept_new_host_keys,
+            connect_timeout,
+            passphrase: Some(passphrase),
+            ..options
+        }
     }
 
-    /// This very program, which becomes the hands and the agent on the targets.
+    /// This very program, which becomes the hands and the agent on the targets; and the builds of it for
+    /// other architectures that the operator names.
     pub fn executables(&self) -> Result<Executables, Error> {
-        Executables::own().map_err(|problem| {
+        self.builds().map_err(|problem| {
             let next = problem.next_step();
             Error::failed(problem).next(next)
         })
     }
+
+    fn builds(&self) -> Result<Executables, SessionProblem> {
+        let mut executables = Executables::own()?;
+        for named in &self.common.agent_binary {
+            let build = LocalExecutable::read(&named.path)?;
+            if *build.architecture() != named.architecture {
+                return Err(SessionProblem::OtherArchitecture {
+                    path: named.path.clone(),
+                    is: build.architecture().to_string(),
+                    named: named.architecture.to_string(),
+                });
+            }
+            executables.add(build);
+        }
+        Ok(executables)
+    }
 }
 
-/// A folder of that name in the current directory wins over what is embedded.
+/// A folder of that name in the current directory wins over what is built in.
 pub fn overrides(folder: &str) -> Vec<PathBuf> {
     Some(PathBuf::from(folder)).into_iter().filter(|path| path.is_dir()).collect()
+}
+
+/// Says which built-in files the current directory replaces: who stands in the wrong one should notice.
+fn tell_replaced() {
+    for (folder, files) in [("templates", template::shipped()), ("playbooks", playbook::shipped())] {
+        let replaced = builtin::replaced(&files, Path::new(folder));
+        if !replaced.is_empty() {
+            ui::note(&format!("./{folder} replaces what is built in: {}", replaced.join(", ")));
+        }
+    }
 }

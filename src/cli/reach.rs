@@ -13,7 +13,10 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// The parts of the cluster, and a connection to each of their hosts.
 pub async fn reach(context: &Context) -> Result<(Topology, Access), Error> {
     let topology = Topology::of(&context.inventory);
-    let options = Options { connect_timeout: PATIENCE, ..context.ssh() };
+    let options = context.ssh();
+    let asked_for = context.common.connect_timeout.is_some();
+    let connect_timeout = if asked_for { options.connect_timeout } else { PATIENCE };
+    let options = Options { connect_timeout, ..options };
     let hosts = topology.hosts().into_iter().filter_map(|name| context.inventory.hosts.get(name));
     let targets = hosts.map(|host| Target::of(host, &options)).collect();
     let access = Access::open(targets, &options, usize::from(context.common.forks)).await;

@@ -25,7 +25,7 @@ use std::{
 };
 
 pub use model::{Action, Debug, Include, Order, Play, Serial, Task};
-pub use sources::{Sources, shipped};
+pub use sources::{Sources, names, shipped};
 
 /// A playbook with everything that it imports.
 #[derive(Clone, Debug)]

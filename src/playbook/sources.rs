@@ -1,6 +1,9 @@
 //! Where playbooks and files of tasks are found: on disk first, then among those that are built in.
 
-use crate::diagnostic::{Diagnostic, did_you_mean};
+use crate::{
+    builtin,
+    diagnostic::{Diagnostic, did_you_mean},
+};
 use include_dir::{Dir, include_dir};
 use std::{
     io::ErrorKind,
@@ -41,11 +44,14 @@ impl Source {
     }
 }
 
-/// The names of the playbooks that are built in.
-pub fn shipped() -> Vec<&'static str> {
-    let mut names: Vec<&str> = EMBEDDED.files().filter_map(|file| file.path().to_str()).collect();
-    names.sort_unstable();
-    names
+/// The playbooks that are built in, and the files of tasks that they import, with their texts.
+pub fn shipped() -> Vec<builtin::File> {
+    builtin::files(&EMBEDDED)
+}
+
+/// The names of the built-in playbooks, without the files of tasks.
+pub fn names() -> Vec<&'static str> {
+    shipped().into_iter().map(|(name, _)| name).filter(|name| !name.contains('/')).collect()
 }
 
 impl Sources {
@@ -63,8 +69,8 @@ impl Sources {
         match self.built_in(&with_ending)? {
             Some(found) => Ok(found),
             None => Err(Diagnostic::error(format!("there is no playbook `{name}`"))
-                .helps(did_you_mean(&with_ending, shipped()))
-                .help(format!("built in are: {}", shipped().join(", ")))),
+                .helps(did_you_mean(&with_ending, names()))
+                .help(format!("built in are: {}", names().join(", ")))),
         }
     }
 
@@ -102,7 +108,7 @@ impl Sources {
 
     /// Names of files near `from` that a missing name could have meant.
     pub(super) fn neighbours(&self, from: &Source) -> Vec<String> {
-        let mut names: Vec<String> = shipped().into_iter().map(str::to_owned).collect();
+        let mut names: Vec<String> = names().into_iter().map(str::to_owned).collect();
         if let Source::Disk(path) = from {
             let entries = path.parent().and_then(|folder| std::fs::read_dir(folder).ok());
             names.extend(

@@ -2,12 +2,17 @@
 
 use super::{Error, Name, Result};
 use crate::model::HostName;
+use nix::errno::Errno;
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 const PARENT: &str = "pgfleet";
+/// How long processes that were killed may take to be gone; a group is busy until then.
+const DYING: Duration = Duration::from_secs(5);
 /// Where systemd keeps its tree: the unified hierarchy alone, or the two of the hybrid layout.
 const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
 
@@ -44,10 +49,21 @@ pub(super) fn remove_host(sandbox: &Name, host: &HostName) {
 }
 
 fn remove_tree(group: &Path) {
+    // The unified hierarchy ends what a killed run left in it; the other one has no such file.
+    let _ = fs::write(group.join("cgroup.kill"), "1");
+    remove_empty(group, Instant::now() + DYING);
+}
+
+fn remove_empty(group: &Path, deadline: Instant) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
+            remove_empty(&entry.path(), deadline);
         }
     }
-    let _ = fs::remove_dir(group);
+    while let Err(error) = fs::remove_dir(group)
+        && error.raw_os_error() == Some(Errno::EBUSY as i32)
+        && Instant::now() < deadline
+    {
+        thread::sleep(Duration::from_millis(10));
+    }
 }

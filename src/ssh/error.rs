@@ -271,6 +271,8 @@ pub enum SessionProblem {
     DoesNotRun { path: String, said: String },
     #[error("{path} cannot be read here: {source}")]
     LocalFile { path: PathBuf, source: std::io::Error },
+    #[error("{} was built for {is}, not for {named}", path.display())]
+    OtherArchitecture { path: PathBuf, is: String, named: String },
     #[error("the upload to {path} failed: {said}")]
     Upload { path: String, said: String },
 }
@@ -316,6 +318,9 @@ impl SessionProblem {
                 "The build does not fit the host's system: name one that does with `--agent-binary ARCH=PATH`.".to_owned()
             }
             Self::LocalFile { .. } => "Check the path of `--agent-binary`.".to_owned(),
+            Self::OtherArchitecture { path, is, .. } => {
+                format!("Name it as what it is, `--agent-binary {is}={}`, or name another build.", path.display())
+            }
             Self::Upload { .. } => "Run the command again; nothing half-written is left there.".to_owned(),
         }
     }

@@ -5,7 +5,10 @@ use super::{
     place::{Origin, explain},
     undefined_in_condition,
 };
-use crate::diagnostic::{Diagnostic, Location, did_you_mean};
+use crate::{
+    builtin,
+    diagnostic::{Diagnostic, Location, did_you_mean},
+};
 use include_dir::{Dir, include_dir};
 use indexmap::IndexMap;
 use std::{
@@ -18,19 +21,8 @@ use tera::{Context, Tera};
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/templates");
 
 /// The names and texts of the templates that are built in.
-pub fn shipped() -> Vec<(&'static str, &'static str)> {
-    fn walk(folder: &'static Dir<'static>, found: &mut Vec<(&'static str, &'static str)>) {
-        for file in folder.files() {
-            if let (Some(name), Some(text)) = (file.path().to_str(), file.contents_utf8()) {
-                found.push((name, text));
-            }
-        }
-        folder.dirs().for_each(|folder| walk(folder, found));
-    }
-    let mut found = Vec::new();
-    walk(&EMBEDDED, &mut found);
-    found.sort_unstable();
-    found
+pub fn shipped() -> Vec<builtin::File> {
+    builtin::files(&EMBEDDED)
 }
 
 /// How complaints name a built-in template.

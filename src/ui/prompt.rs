@@ -1,6 +1,7 @@
 //! Questions to a person at a terminal. Nobody there means no answer.
 
-use dialoguer::{Input, Select};
+use crate::model::Secret;
+use dialoguer::{Input, Password, Select};
 use std::io::IsTerminal;
 
 /// Whether somebody is there to answer.
@@ -31,4 +32,13 @@ pub fn choice(question: &str, answers: &[&str]) -> Option<usize> {
         return None;
     }
     Select::new().with_prompt(question).items(answers).default(0).interact_opt().ok().flatten()
+}
+
+/// Asks for something that is not shown while it is typed. `None` where nobody answers, or with nothing.
+pub fn secret(question: &str) -> Option<Secret> {
+    if !possible() {
+        return None;
+    }
+    let answer = Password::new().with_prompt(question).allow_empty_password(true).interact().ok()?;
+    (!answer.is_empty()).then(|| Secret::new(answer))
 }

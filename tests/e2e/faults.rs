@@ -44,12 +44,54 @@ fn signal_agent(lab: &Lab, host: &str, signal: &str) {
     lab.scratch.on(host, &format!("kill -{signal} {}", main_pid(lab, host, "pgfleet-agent")));
 }
 
+fn kill_postmaster(lab: &Lab, host: &str) {
+    lab.scratch.on(host, "kill -KILL $(pgrep -o -x postgres)");
+}
+
+/// systemd's watchdog ends an agent that hangs; whoever comes after it is not stopped.
+fn await_agent(lab: &Lab, host: &str) {
+    eventually("the agent runs again", COMES_BACK, || {
+        let state = lab
+            .scratch
+            .on(host, "ps -o stat= -p $(systemctl show -p MainPID --value pgfleet-agent) || true");
+        (!state.is_empty() && !state.starts_with('T')).then_some(())
+    });
+}
+
+fn sandbox(lab: &Lab, command: &str, host: &str) {
+    lab.scratch.run(command, &[host]).success();
+}
+
+fn postmaster(lab: &Lab) -> Written {
+    fault(lab, "SIGKILL of the postmaster", |host| kill_postmaster(lab, host), |_| {})
+}
+
+fn agent_killed(lab: &Lab) -> Written {
+    fault(lab, "SIGKILL of the agent", |host| signal_agent(lab, host, "KILL"), |_| {})
+}
+
+fn agent_hangs(lab: &Lab) -> Written {
+    let stop = |host: &str| signal_agent(lab, host, "STOP");
+    fault(lab, "SIGSTOP of the agent", stop, |host| await_agent(lab, host))
+}
+
+fn power(lab: &Lab) -> Written {
+    fault(lab, "power loss", |host| sandbox(lab, "kill", host), |host| sandbox(lab, "start", host))
+}
+
+fn network(lab: &Lab) -> Written {
+    fault(lab, "network cut", |host| sandbox(lab, "cut", host), |host| sandbox(lab, "join", host))
+}
+
+fn switchover(lab: &Lab) -> Written {
+    fault(lab, "switchover", |_| drop(lab.pgfleet(&["switchover"]).success()), |_| {})
+}
+
 #[test]
 fn the_postmaster_is_killed() {
     let lab = lab();
     for _ in 0..2 {
-        let kill = |host: &str| drop(lab.scratch.on(host, "kill -KILL $(pgrep -o -x postgres)"));
-        fault(&lab, "SIGKILL of the postmaster", kill, |_| {});
+        postmaster(&lab);
     }
 }
 
@@ -60,7 +102,7 @@ fn the_agent_is_killed_and_postgresql_goes_on() {
     let postmaster = || lab.scratch.on(&leader, "pgrep -o -x postgres");
     let before = postmaster();
     let agent = main_pid(&lab, &leader, "pgfleet-agent");
-    let written = fault(&lab, "SIGKILL of the agent", |host| signal_agent(&lab, host, "KILL"), |_| {});
+    let written = agent_killed(&lab);
     assert_ne!(main_pid(&lab, &leader, "pgfleet-agent"), agent, "the agent was started again");
     assert_eq!(postmaster(), before, "PostgreSQL was not touched");
     assert_eq!(lab.leader(None), leader, "the lease was adopted");
@@ -69,29 +111,30 @@ fn the_agent_is_killed_and_postgresql_goes_on() {
 
 #[test]
 fn the_agent_hangs() {
-    let lab = lab();
-    let stop = |host: &str| signal_agent(&lab, host, "STOP");
-    fault(&lab, "SIGSTOP of the agent", stop, |host| {
-        // systemd's watchdog ends what hangs; whoever comes after it is not stopped.
-        eventually("the agent runs again", COMES_BACK, || {
-            let state = lab
-                .scratch
-                .on(host, "ps -o stat= -p $(systemctl show -p MainPID --value pgfleet-agent) || true");
-            (!state.is_empty() && !state.starts_with('T')).then_some(())
-        });
-    });
+    agent_hangs(&lab());
 }
 
 #[test]
 fn the_power_of_the_leader_fails() {
-    let lab = lab();
-    let kill = |host: &str| drop(lab.scratch.run("kill", &[host]).success());
-    fault(&lab, "power loss", kill, |host| drop(lab.scratch.run("start", &[host]).success()));
+    power(&lab());
 }
 
 #[test]
 fn the_network_of_the_leader_is_cut() {
+    network(&lab());
+}
+
+/// One cluster lives through them all, each starting from what the one before left.
+#[test]
+#[ignore = "make test-long"]
+fn faults_again_and_again() {
     let lab = lab();
-    let cut = |host: &str| drop(lab.scratch.run("cut", &[host]).success());
-    fault(&lab, "network cut", cut, |host| drop(lab.scratch.run("join", &[host]).success()));
+    let faults = [postmaster, switchover, power, agent_killed, network, agent_hangs];
+    // In their order, then in the opposite one.
+    for step in [1, 5] {
+        for turn in 0..2 * faults.len() {
+            let fault = faults[(turn * step) % faults.len()];
+            fault(&lab);
+        }
+    }
 }
