@@ -17,8 +17,7 @@ pub fn files(folder: &'static Dir<'static>) -> Vec<File> {
 
 /// The built-in files that `folder` holds with another text.
 pub fn replaced(files: &[File], folder: &Path) -> Vec<&'static str> {
-    let differs = |(name, text): &&File| {
-        std::fs::read(folder.join(name)).is_ok_and(|found| found != text.as_bytes())
-    };
+    let differs =
+        |(name, text): &&File| std::fs::read(folder.join(name)).is_ok_and(|found| found != text.as_bytes());
     files.iter().filter(differs).map(|(name, _)| *name).collect()
 }

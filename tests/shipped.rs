@@ -19,8 +19,11 @@ struct Rendered {
     files: BTreeMap<String, String>,
 }
 
-fn facts() -> Map<String, Value> {
-    json!({"distribution": "Debian", "distribution_release": "trixie", "architecture": "x86_64",
+fn facts(formed: bool) -> Map<String, Value> {
+    let service = |name: &str| (name.to_owned(), json!({"name": name, "state": "running"}));
+    let services: Map<_, _> = ["etcd.service", "pgfleet-agent.service"].map(service).into_iter().collect();
+    json!({"services": if formed { services } else { Map::new() },
+        "distribution": "Debian", "distribution_release": "trixie", "architecture": "x86_64",
         "interfaces": ["lo", "host0"], "default_ipv4": {"interface": "host0"}})
     .as_object()
     .cloned()
@@ -36,18 +39,18 @@ fn templates(inventory: &Inventory) -> Templates {
 /// Renders all that a playbook does on a host; `formed` is whether its services run already.
 fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool) -> Rendered {
     let templates = templates(inventory);
-    let found =
-        json!({"changed": false, "failed": false, "rc": 0, "stdout": if formed { "running" } else { "new" }});
     let mut files = BTreeMap::new();
     for play in &playbook.plays {
         let selected = inventory.select(&play.hosts).unwrap_or_else(|wrong| panic!("{wrong}"));
         if !selected.iter().any(|one| one.name == host.name) {
             continue;
         }
-        let mut vars = inventory.complete(host, &facts()).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let mut vars = inventory.complete(host, &facts(formed)).unwrap_or_else(|wrong| panic!("{wrong}"));
         vars.extend(play.vars.clone());
-        vars.insert("etcd_found".to_owned(), found.clone());
-        vars.insert("agent_found".to_owned(), found.clone());
+        vars.insert("etcd_found".to_owned(), json!({"stdout": "none"}));
+        vars.insert("etcd_cluster".to_owned(), json!({"formed": false}));
+        vars.insert("etcd_begins".to_owned(), json!(if formed { "never" } else { "forming" }));
+        vars.insert("etcd_joined".to_owned(), json!({"initial_cluster": "etcd-1=http://10.128.0.26:2380"}));
         for task in play.tasks.iter().chain(&play.handlers) {
             if let Some((path, content)) = task_file(task, &vars, &templates) {
                 files.insert(path, content);
@@ -183,9 +186,8 @@ fn a_new_member_of_etcd_ends_up_as_an_existing_one() {
     ETCD_ADVERTISE_CLIENT_URLS="http://10.128.0.26:2379"
     ETCD_INITIAL_ADVERTISE_PEER_URLS="http://10.128.0.26:2380"
 
-    # The first start alone reads these. `existing` keeps a later start with lost data from forming a cluster of
-    # its own.
-    ETCD_INITIAL_CLUSTER="etcd-1=http://10.128.0.26:2380,etcd-2=http://10.128.0.11:2380,etcd-3=http://10.128.0.31:2380"
+    # `existing` keeps a start with lost data from forming a cluster of its own; whom to form one with or to join is
+    # read at the first start alone.
     ETCD_INITIAL_CLUSTER_TOKEN="demo"
     ETCD_INITIAL_CLUSTER_STATE="existing"
 
@@ -227,16 +229,17 @@ fn haproxy_reads_as_it_should() {
         timeout server 30m
         timeout connect 4s
         timeout check 300ms
-        # The agents say who is what. An agent may be away for half a second (it restarts) without its server being
-        # dropped. A connection that PostgreSQL refuses makes the very next look decide.
-        default-server inter 250ms fastinter 100ms downinter 100ms fall 6 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions
+        # The agents say who is what; asked by OPTIONS they answer in one line. An agent may be away for half a second
+        # (it restarts) without its server being dropped. A connection that PostgreSQL refuses makes the very next
+        # look decide.
+        default-server inter 250ms fastinter 100ms downinter 150ms fall 6 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions
 
     # The primary, for reading and writing.
     listen primary
         bind *:5431
         # There is one server to try; a client that is refused at once can try again at once.
         retries 0
-        option httpchk GET /primary
+        option httpchk OPTIONS /primary
         http-check expect status 200
         server pg-1 10.128.0.12:5432 check port 8008
         server pg-2 10.128.0.13:5432 check port 8008
@@ -248,7 +251,7 @@ fn haproxy_reads_as_it_should() {
         balance leastconn
         retries 3
         option redispatch 1
-        option httpchk GET /replica
+        option httpchk OPTIONS /replica
         http-check expect status 200
         server pg-1 10.128.0.12:5432 check port 8008
         server pg-2 10.128.0.13:5432 check port 8008

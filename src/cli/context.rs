@@ -5,12 +5,17 @@ use crate::{
     builtin,
     diagnostic::Severity,
     inventory::Inventory,
+    model::HostName,
     playbook, sandbox,
     ssh::{self, Executables, LocalExecutable, PassphrasePrompt, SessionProblem},
     template::{self, Templates},
     ui,
 };
-use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 pub struct Context {
     pub common: Common,
@@ -21,11 +26,20 @@ pub struct Context {
 impl Context {
     /// Loads and validates all that the common options name.
     pub fn load(common: &Common) -> Result<Context, Error> {
-        let inventory = Inventory::load(&common.inventory, &common.extra_vars)?;
+        tell_replaced();
+        Context::of(common, Inventory::load(&common.inventory, &common.extra_vars)?)
+    }
+
+    /// The same without some hosts: what is to be once they have left the cluster.
+    pub fn without(&self, leaving: &[HostName]) -> Result<Context, Error> {
+        let common = &self.common;
+        Context::of(common, Inventory::load_without(&common.inventory, &common.extra_vars, leaving)?)
+    }
+
+    fn of(common: &Common, inventory: Inventory) -> Result<Context, Error> {
         for warning in inventory.warnings.iter().filter(|warning| warning.severity == Severity::Warning) {
             ui::diagnostic(warning);
         }
-        tell_replaced();
         let mut templates = Templates::new(overrides("templates"))?;
         templates.share(&inventory.global_variables())?;
         Ok(Context { common: common.clone(), inventory, templates })
@@ -36,10 +50,10 @@ impl Context {
             Some(name) => ssh::Options::isolated(sandbox::identity_file(name), sandbox::known_hosts(name)),
             None => ssh::Options::default(),
         };
-        let connect_timeout = self.common.connect_timeout.map_or(options.connect_timeout, Duration::from_secs);
-        let passphrase = PassphrasePrompt(Arc::new(|key| {
-            ui::prompt::secret(&format!("Passphrase of {}", key.display()))
-        }));
+        let connect_timeout =
+            self.common.connect_timeout.map_or(options.connect_timeout, Duration::from_secs);
+        let passphrase =
+            PassphrasePrompt(Arc::new(|key| ui::prompt::secret(&format!("Passphrase of {}", key.display()))));
         ssh::Options {
             accept_new_host_keys: self.common.accept_new_host_keys,
             connect_timeout,

@@ -15,6 +15,8 @@ use crate::{
         progress::{Detail, Progress},
     },
 };
+use serde_json::Value;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Show what `apply` would change on each host, and what each change costs. Changes nothing
@@ -73,7 +75,7 @@ pub struct RunArgs {
 pub async fn plan(args: PlanArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
-    let report = carry_out(&context, &playbook, Mode::Check).await?;
+    let report = carry_out(&context, &playbook, &Deploy::new(Mode::Check)).await?;
     let exit = finish(&context, &report, Mode::Check);
     if exit == Exit::Done && args.detailed_exitcode && report.changed() > 0 {
         return Ok(Exit::Changes);
@@ -84,7 +86,7 @@ pub async fn plan(args: PlanArgs) -> Outcome {
 pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "bootstrap")?;
-    let report = carry_out(&context, &playbook, Mode::Apply).await?;
+    let report = carry_out(&context, &playbook, &Deploy::new(Mode::Apply)).await?;
     let exit = finish(&context, &report, Mode::Apply);
     let everything =
         args.common.tags.is_empty() && args.common.skip_tags.is_empty() && args.common.limit.is_none();
@@ -98,7 +100,7 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
     if !args.common.yes && ui::interactive() {
-        let report = carry_out(&context, &playbook, Mode::Check).await?;
+        let report = carry_out(&context, &playbook, &Deploy::new(Mode::Check)).await?;
         let exit = finish(&context, &report, Mode::Check);
         if exit != Exit::Done || report.changed() == 0 {
             return Ok(exit);
@@ -108,7 +110,7 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
             return Ok(Exit::Done);
         }
     }
-    let report = carry_out(&context, &playbook, Mode::Apply).await?;
+    let report = carry_out(&context, &playbook, &Deploy::new(Mode::Apply)).await?;
     Ok(finish(&context, &report, Mode::Apply))
 }
 
@@ -116,7 +118,7 @@ pub async fn run(args: RunArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, &args.playbook)?;
     let mode = if args.check { Mode::Check } else { Mode::Apply };
-    let report = carry_out(&context, &playbook, mode).await?;
+    let report = carry_out(&context, &playbook, &Deploy::new(mode)).await?;
     Ok(finish(&context, &report, mode))
 }
 
@@ -136,18 +138,35 @@ fn hint(context: &Context) -> String {
 }
 
 /// A playbook by its path, or one that comes with pgfleet by its name; `./playbooks` wins over those.
-fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
+pub fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
     let playbook = Playbook::load(name, &Sources { directories: overrides("playbooks") })?;
     playbook.check_templates(&context.templates)?;
     Ok(playbook)
 }
 
-async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result<Report, Error> {
+/// How a command has its playbook carried out.
+pub struct Deploy {
+    pub mode: Mode,
+    /// The hosts to work on; those that `--limit` names when it is none.
+    pub limit: Option<String>,
+    /// Variables that the command gives to its playbook: a map.
+    pub vars: Value,
+}
+
+impl Deploy {
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, limit: None, vars: Value::Null }
+    }
+}
+
+pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy) -> Result<Report, Error> {
     let common = &context.common;
+    let mode = with.mode;
     let options = Options {
         mode,
         diff: common.diff,
-        limit: common.limit.clone(),
+        limit: with.limit.clone().or_else(|| common.limit.clone()),
+        vars: with.vars.as_object().cloned().unwrap_or_default(),
         tags: common.tags.clone(),
         skip_tags: common.skip_tags.clone(),
         forks: usize::from(common.forks),
@@ -162,7 +181,7 @@ async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result
     let engine = Engine {
         inventory: &context.inventory,
         templates: &context.templates,
-        options: &options,
+        options: Arc::new(options),
         sink,
         mask: Mask::new(context.inventory.secrets()),
         cancel,
@@ -189,12 +208,17 @@ async fn cancel_on_interrupt(cancel: CancellationToken) {
 }
 
 /// Prints the result and maps it to an exit code.
-fn finish(context: &Context, report: &Report, mode: Mode) -> Exit {
+pub fn finish(context: &Context, report: &Report, mode: Mode) -> Exit {
     let would = mode == Mode::Check;
     match context.common.format {
         Format::Text => ui::recap::recap(report, would),
         Format::Json => ui::json(report),
     }
+    exit(report)
+}
+
+/// How a run ended, as an exit code.
+pub fn exit(report: &Report) -> Exit {
     if report.failures.iter().any(|failure| failure.unreachable) {
         Exit::Unreachable
     } else if report.succeeded() {

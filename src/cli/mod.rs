@@ -6,12 +6,14 @@ pub mod common;
 mod completions;
 mod context;
 mod deploy;
+mod destroy;
 pub mod error;
 mod exit;
 mod init;
 mod reach;
 mod remote;
 mod sandbox;
+mod scale;
 mod ssh;
 mod status;
 mod switchover;
@@ -46,6 +48,10 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Switchover(switchover::Args),
+    Add(scale::AddArgs),
+    Remove(scale::RemoveArgs),
+    Replace(scale::ReplaceArgs),
+    Destroy(destroy::Args),
     Ssh(ssh::Args),
     Completions(completions::Args),
     #[command(hide = true)]
@@ -73,6 +79,10 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
         Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),
         Command::Switchover(args) => on_cluster(&args.common.clone(), switchover::run(args)),
+        Command::Add(args) => on_cluster(&args.common.clone(), scale::add(args)),
+        Command::Remove(args) => on_cluster(&args.common.clone(), scale::remove(args)),
+        Command::Replace(args) => on_cluster(&args.common.clone(), scale::replace(args)),
+        Command::Destroy(args) => on_cluster(&args.common.clone(), destroy::run(args)),
         Command::Ssh(args) => on_cluster(&args.common.clone(), ssh::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Remote(args) => remote::run(&args),

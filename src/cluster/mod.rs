@@ -10,6 +10,7 @@ mod assess;
 mod etcd;
 mod haproxy;
 mod http;
+mod leaving;
 mod observe;
 pub mod preflight;
 mod sql;
@@ -21,6 +22,7 @@ mod zookeeper;
 
 pub use access::Access;
 pub use http::HttpError;
+pub use leaving::{Leaving, MayNotLeave, leaving};
 pub use status::{Dcs, DcsMember, Frontend, Haproxy, Member, Status, Vip};
 pub use switchover::{Switched, SwitchoverError, switchover};
 pub use topology::{AgentHost, DcsHost, DcsKind, ProxyHost, Topology, VirtualAddress};

@@ -72,6 +72,13 @@ pub struct Vip {
     pub holder: Option<String>,
 }
 
+impl Member {
+    /// Whether its agent answers.
+    pub fn is_there(&self) -> bool {
+        self.state != "unreachable"
+    }
+}
+
 impl Status {
     /// The member that leads, where exactly one does.
     pub fn leader(&self) -> Option<&Member> {

@@ -9,7 +9,7 @@ use crate::{
 const SHORTEST: usize = 4;
 
 /// The texts that must not be told.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Mask(Vec<Secret>);
 
 impl Mask {

@@ -179,6 +179,7 @@ impl<'a> PlayRun<'_, 'a> {
     fn variables(&self, run: &HostRun<'_>) -> Map<String, Value> {
         let mut known = run.known.clone();
         let mut layers = self.play.vars.clone();
+        variables::overlay(&mut layers, &self.engine.options.vars);
         variables::overlay(&mut layers, self.engine.inventory.extra_vars());
         known.insert("ansible_play_hosts".to_owned(), json!(self.hosts));
         known.insert("ansible_check_mode".to_owned(), json!(self.engine.options.mode == Mode::Check));

@@ -33,6 +33,7 @@ pub(super) enum Passwords {
 pub(super) fn load(
     path: &Path,
     extra_vars: &[String],
+    leaving: &[HostName],
     passwords: Passwords,
 ) -> Result<Inventory, Diagnostics> {
     let mut wrong = Diagnostics::default();
@@ -43,12 +44,13 @@ pub(super) fn load(
             .into());
     }
     let document = Arc::new(Document::read(path).map_err(|diagnostic| unreadable(path, diagnostic))?);
-    let tree = Tree::read(&document, &mut wrong);
+    let mut tree = Tree::read(&document, &mut wrong);
     let folder = path.parent().unwrap_or(Path::new("."));
     let group_files = vars_folder(&folder.join("group_vars"), &mut wrong);
     let host_files = vars_folder(&folder.join("host_vars"), &mut wrong);
     let extra = extra::read(extra_vars, &mut wrong);
     mention_strangers(&tree, &group_files, &host_files, &mut wrong);
+    tree.leave_out(leaving);
     check::groups(&tree, &mut wrong);
     stop_at_errors(&mut wrong)?;
 

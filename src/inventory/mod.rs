@@ -73,12 +73,21 @@ impl Inventory {
     ///
     /// The error holds everything that is wrong, each with its place.
     pub fn load(path: &Path, extra_vars: &[String]) -> Result<Inventory, Diagnostics> {
-        load::load(path, extra_vars, load::Passwords::Keep)
+        load::load(path, extra_vars, &[], load::Passwords::Keep)
+    }
+
+    /// As [`Inventory::load`], as if these hosts were not in it: what it is to be once they have left.
+    pub fn load_without(
+        path: &Path,
+        extra_vars: &[String],
+        leaving: &[HostName],
+    ) -> Result<Inventory, Diagnostics> {
+        load::load(path, extra_vars, leaving, load::Passwords::Keep)
     }
 
     /// As [`Inventory::load`], but writes nothing: passwords that nobody set differ from call to call.
     pub fn inspect(path: &Path, extra_vars: &[String]) -> Result<Inventory, Diagnostics> {
-        load::load(path, extra_vars, load::Passwords::Forget)
+        load::load(path, extra_vars, &[], load::Passwords::Forget)
     }
 
     /// The hosts that a pattern matches (`a:b`, `a:&b`, `a:!b`, globs, `all`), in the inventory's order.

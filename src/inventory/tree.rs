@@ -75,6 +75,16 @@ impl Tree {
         tree
     }
 
+    /// Takes hosts out of it, as if they had not been written.
+    pub(super) fn leave_out(&mut self, hosts: &[HostName]) {
+        for name in hosts {
+            self.hosts.shift_remove(name.as_str());
+            for group in self.groups.values_mut() {
+                group.hosts.shift_remove(name.as_str());
+            }
+        }
+    }
+
     /// Ancestors of a group with `all`, and itself.
     pub(super) fn with_ancestors(&self, group: &str) -> IndexSet<String> {
         let mut found = IndexSet::new();

@@ -1,5 +1,5 @@
 //! What a target tells about itself on first contact: Ansible's fact names without the `ansible_`
-//! prefix. Read from files and system calls alone, so that it costs no process.
+//! prefix. Read from files and system calls; only systemd has to be asked by a process.
 
 use crate::remote::host::Host;
 use nix::{
@@ -8,7 +8,7 @@ use nix::{
     sys::{statvfs::statvfs, utsname::uname},
 };
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, fs, net::Ipv4Addr};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, process::Command};
 
 /// The facts of a host. What can't be found out is left out.
 pub(crate) fn gather(host: &Host) -> Map<String, Value> {
@@ -28,6 +28,7 @@ pub(crate) fn gather(host: &Host) -> Map<String, Value> {
     facts.insert("mounts".into(), mounts(host, &read("/proc/mounts")));
     let systemd = host.path("/run/systemd/system").is_dir();
     facts.insert("service_mgr".into(), if systemd { "systemd" } else { "unknown" }.into());
+    facts.insert("services".into(), if systemd && host.is_live() { services() } else { json!({}) });
     let container = read("/run/systemd/container");
     facts.insert("virtualization_type".into(), container.trim().into());
     facts.insert("machine_id".into(), read("/etc/machine-id").trim().into());
@@ -45,6 +46,20 @@ pub(crate) fn gather(host: &Host) -> Map<String, Value> {
     facts.insert("user_uid".into(), uid.into());
     facts.insert("user_id".into(), host.accounts().user_name(uid).into());
     facts
+}
+
+/// The services that run, as `service_facts` has them; all others are left out.
+fn services() -> Value {
+    let arguments =
+        ["list-units", "--type=service", "--state=running", "--plain", "--no-legend", "--no-pager"];
+    let listed = Command::new("systemctl").args(arguments).output();
+    let listed =
+        listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let names = listed.lines().filter_map(|line| line.split_whitespace().next());
+    names
+        .map(|name| (name.to_owned(), json!({"name": name, "state": "running"})))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 fn distribution(facts: &mut Map<String, Value>, os_release: &str) {

@@ -51,9 +51,8 @@ fn kill_postmaster(lab: &Lab, host: &str) {
 /// systemd's watchdog ends an agent that hangs; whoever comes after it is not stopped.
 fn await_agent(lab: &Lab, host: &str) {
     eventually("the agent runs again", COMES_BACK, || {
-        let state = lab
-            .scratch
-            .on(host, "ps -o stat= -p $(systemctl show -p MainPID --value pgfleet-agent) || true");
+        let state =
+            lab.scratch.on(host, "ps -o stat= -p $(systemctl show -p MainPID --value pgfleet-agent) || true");
         (!state.is_empty() && !state.starts_with('T')).then_some(())
     });
 }

@@ -10,4 +10,5 @@ mod hostile;
 mod kills;
 mod resources;
 mod sandbox;
+mod scale;
 mod stories;

@@ -11,6 +11,7 @@ mod copy;
 mod dpkg;
 mod dynamic_config;
 mod etcd_member;
+mod etcd_membership;
 mod exec;
 mod file;
 mod group;
@@ -36,6 +37,7 @@ pub use content::Content;
 pub use copy::Copy;
 pub use dynamic_config::DynamicConfig;
 pub use etcd_member::EtcdMember;
+pub use etcd_membership::{EtcdMembership, Membership};
 pub use exec::{Command, Shell};
 pub use file::{File, FileState};
 pub use group::Group;
@@ -160,6 +162,7 @@ resources! {
     "ports_free" PortsFree;
     "agent_binary" AgentBinary;
     "etcd_member" EtcdMember;
+    "etcd_membership" EtcdMembership;
     "postgres_cluster" PostgresCluster;
     "dynamic_config" DynamicConfig;
     "haproxy_backends" HaproxyBackends;
@@ -243,6 +246,7 @@ impl Resource {
             Resource::SystemdUnit(unit) => unit.validate(),
             Resource::Sysctl(sysctl) => sysctl.validate(),
             Resource::PamLimits(limits) => limits.validate(),
+            Resource::EtcdMembership(membership) => membership.validate(),
             Resource::Command(command) => command.validate(),
             Resource::WaitFor(wait) => wait.validate(),
             _ => Ok(()),
