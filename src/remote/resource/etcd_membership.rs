@@ -199,13 +199,39 @@ impl EtcdMembership {
         Ok(settled)
     }
 
-    async fn add(&self, through: &str) -> Result<(), Failure> {
-        send(through, "member/add", json!({"peerURLs": [self.peer_url]})).await.map(drop)
+    async fn add(&self, context: &Context<'_>, through: &str) -> Result<(), Failure> {
+        self.send(context, through, "member/add", json!({"peerURLs": [self.peer_url]})).await
     }
 
-    async fn remove(&self, view: &View, member: &Member) -> Result<(), Failure> {
+    async fn remove(&self, context: &Context<'_>, view: &View, member: &Member) -> Result<(), Failure> {
         self.hand_over(view, member).await;
-        send(&view.through, "member/remove", json!({"ID": member.id})).await.map(drop)
+        self.send(context, &view.through, "member/remove", json!({"ID": member.id})).await
+    }
+
+    /// Sends a change. etcd refuses while a member has not been connected for some seconds, one that has just
+    /// joined for example; then it is sent again.
+    async fn send(
+        &self,
+        context: &Context<'_>,
+        through: &str,
+        operation: &str,
+        body: Value,
+    ) -> Result<(), Failure> {
+        let url = format!("{through}/v3/cluster/{operation}");
+        let next = "look at `journalctl -u etcd` on the members, then run the same command again";
+        until(context, Duration::from_secs(self.timeout), async || {
+            let answer = Call::send(Method::POST, &url, body.to_string()).limit(ATTEMPT * 3).run().await;
+            match answer {
+                Ok(answer) if answer.status == 200 => Look::Satisfied,
+                Ok(answer) if answer.status == 503 => Look::Missing(format!("etcd: {}", said(&answer.body))),
+                Ok(answer) => Look::Hopeless(failure_with(
+                    format!("etcd refuses {operation} (code {}): {}", answer.status, said(&answer.body)),
+                    next,
+                )),
+                Err(error) => Look::Hopeless(failure_with(format!("etcd does not answer: {error}"), next)),
+            }
+        })
+        .await
     }
 
     /// A leader that goes hands over first: an election would cost a second. Where that fails, the election
@@ -261,18 +287,11 @@ fn members(document: &Value) -> Vec<Member> {
         .collect()
 }
 
-async fn send(through: &str, operation: &str, body: Value) -> Result<Value, Failure> {
-    let url = format!("{through}/v3/cluster/{operation}");
-    let answer = Call::send(Method::POST, &url, body.to_string()).limit(ATTEMPT * 3).run().await;
-    let next = "look at `journalctl -u etcd` on the members, then run the same command again";
-    let answer = answer.map_err(|error| failure_with(format!("etcd does not answer: {error}"), next))?;
-    match answer.status {
-        200 => Ok(serde_json::from_slice(&answer.body).unwrap_or_default()),
-        code => Err(failure_with(
-            format!("etcd refuses {operation} (code {code}): {}", answer.text().trim()),
-            next,
-        )),
-    }
+/// The sentence in an error of etcd's gateway.
+fn said(body: &[u8]) -> String {
+    let document: Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = document["message"].as_str().map(str::to_owned);
+    message.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned())
 }
 
 impl Manage for EtcdMembership {
@@ -298,11 +317,11 @@ impl Manage for EtcdMembership {
         let Some((view, change)) = self.settle(context).await? else { return Ok(()) };
         match &change {
             Change::Nothing => {}
-            Change::Add => self.add(&view.through).await?,
-            Change::Remove(member) => self.remove(&view, member).await?,
+            Change::Add => self.add(context, &view.through).await?,
+            Change::Remove(member) => self.remove(context, &view, member).await?,
             Change::Renew(member) => {
-                self.remove(&view, member).await?;
-                self.add(&view.through).await?;
+                self.remove(context, &view, member).await?;
+                self.add(context, &view.through).await?;
             }
         }
         let after = self.look().await.map(|view| view.members).unwrap_or(view.members);
