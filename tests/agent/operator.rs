@@ -67,20 +67,22 @@ fn a_paused_cluster_is_left_alone_until_it_is_resumed() {
     assert_eq!(cluster.nodes[first].postmaster(), None);
     assert_eq!(member(&cluster.nodes[others[0]], &cluster.nodes[first].name)["state"], json!("stopped"));
 
-    // Started by hand, it is accepted as the leader again.
-    let data = cluster.nodes[first].folder.join("data").display().to_string();
-    as_postgres(&format!("$BIN/pg_ctl -D {data} -w start >/dev/null"));
+    // Started through the API, each comes back as what it was.
+    cluster.nodes[others[1]].kill_postmaster();
+    for index in [first, others[1]] {
+        let node = &cluster.nodes[index];
+        eventually("it is down", || (node.status()["state"] == json!("stopped")).then_some(()));
+        ask(node, "POST", "/restart", json!({}), 200);
+    }
     assert_eq!(cluster.healthy(2), first);
     assert_eq!(cluster.nodes[first].status()["timeline"], 1);
 
-    // Started through the API, each comes back as what it was.
-    for index in [others[1], first] {
-        let node = &cluster.nodes[index];
-        node.kill_postmaster();
-        eventually("it is down", || (node.status()["state"] == json!("stopped")).then_some(()));
-        ask(node, "POST", "/restart", json!({}), 200);
-        assert_eq!(cluster.healthy(2), first);
-    }
+    // Started by hand, it is accepted as the leader again.
+    cluster.nodes[first].kill_postmaster();
+    stays_without_leader(&cluster, &[first]);
+    let data = cluster.nodes[first].folder.join("data").display().to_string();
+    as_postgres(&format!("$BIN/pg_ctl -D {data} -w start >/dev/null"));
+    assert_eq!(cluster.healthy(2), first);
     assert_eq!(cluster.nodes[first].status()["timeline"], 1);
 
     // The agent's end leaves PostgreSQL alone; so does what watches over it.
