@@ -158,15 +158,16 @@ impl World {
         }
     }
 
-    /// The operator sees to it that every primary hears of the end of a pause: one that is out of reach, or
-    /// has no agent, may be writing without a lease.
+    /// The operator ends a pause when the primary is shown as the leader: one that is out of reach, or has no
+    /// agent, may be writing without a lease, and nobody else need know.
     pub(super) fn resume(&mut self) {
         if !self.store.paused {
             return;
         }
         let hears = |node: &Index| {
             let here = &self.nodes[*node];
-            here.agent.is_some() && here.frozen_until <= self.now && self.reaches_store(*node)
+            let leads = self.leader_index() == Some(*node);
+            leads && here.agent.is_some() && here.frozen_until <= self.now && self.reaches_store(*node)
         };
         let writers: Vec<Index> = (0..self.nodes.len()).filter(|node| self.may_write(*node)).collect();
         if !writers.iter().all(hears) {
