@@ -15,8 +15,10 @@ pub struct View {
     pub status: NodeStatus,
     /// Until when this node holds the leader key for sure; `None` when it does not hold it.
     pub leader_until: Option<BootTime>,
-    /// The store's contents as last read; `None` before the first time and when they are too old to use.
+    /// The store's contents as last read; `None` before the first time.
     pub snapshot: Option<Arc<Snapshot>>,
+    /// The store has been silent for as long as a lease lasts: `snapshot` is too old to go by.
+    pub stale: bool,
     /// When the store was last read, in seconds since the epoch.
     pub dcs_last_seen: Option<u64>,
     pub config: Arc<DynamicConfig>,
@@ -54,12 +56,18 @@ impl View {
             status: NodeStatus::default(),
             leader_until: None,
             snapshot: None,
+            stale: false,
             dcs_last_seen: None,
             config: Arc::default(),
             latest_end_lsn: None,
             loop_at: now,
             counters: Counters::default(),
         }
+    }
+
+    /// The store was read recently enough to go by it.
+    pub fn knows_store(&self) -> bool {
+        self.snapshot.is_some() && !self.stale
     }
 
     /// Holds the leader key at this moment. Goes false by itself: a loop that hangs cannot keep it true.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     agent::{
-        config::Config,
+        config::{Cache, Config},
         core, fence,
         postgres::Server,
         run::{self, Ended},
@@ -37,7 +37,7 @@ enum Command {
     /// Keep PostgreSQL from staying writable without a lease, after its agent has ended
     ///
     /// For ExecStopPost= of the agent's unit. Leaves PostgreSQL to the next agent for as long as the
-    /// lease lasts.
+    /// lease lasts, and in a paused cluster altogether.
     Fence {
         config: PathBuf,
         /// Stay and watch, instead of leaving a watcher behind
@@ -100,11 +100,15 @@ async fn fence(path: PathBuf, stay: bool) -> Outcome {
     let config = load(&path)?;
     let server = Server::new(config.effective(&DynamicConfig::default()).settings);
     let file = fence::LeaseFile::new(&config.postgresql.data_dir, config.name.clone());
-    if server.adopt().is_none() {
+    let paused = || {
+        let known = Cache::in_data_dir(&config.postgresql.data_dir).load();
+        known.is_some_and(|dynamic| dynamic.pause)
+    };
+    if server.adopt().is_none() || paused() {
         return Ok(Exit::Done);
     }
     if stay || file.read().is_none() {
-        let how = fence::guard(&server, &file).await.map_err(|error| {
+        let how = fence::guard(&server, &file, paused).await.map_err(|error| {
             Error::failed(error).next("stop PostgreSQL by hand: without a lease it must not take writes")
         })?;
         ui::note(&format!("fence: {how:?}"));

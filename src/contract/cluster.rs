@@ -1,6 +1,6 @@
 //! `GET /cluster`: all members, as the store knows them.
 
-use super::{DynamicConfig, PendingChange, Snapshot, member::Tags, member::is_false};
+use super::{DynamicConfig, PendingChange, Snapshot, member::Tags, member::is_false, shown_restart};
 use crate::model::{MemberName, Scope, Timeline};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -168,7 +168,7 @@ impl ClusterMember {
             timeline: member.timeline,
             pending_restart: member.pending_restart,
             pending_restart_reason: member.pending_restart_reason.clone(),
-            scheduled_restart: member.scheduled_restart.clone(),
+            scheduled_restart: member.scheduled_restart.as_ref().map(shown_restart),
             tags: member.tags.clone(),
             ..Self::default()
         };

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod dynamic;
+mod maintenance;
 mod member;
 mod operator;
 mod snapshot;
@@ -14,8 +15,9 @@ pub use dynamic::{
     DynamicConfig, DynamicPostgresql, StandbyCluster, SynchronousMode, merge_patch, parameter_text,
     parse_size_bytes, parse_time_secs,
 };
+pub use maintenance::{MaintenanceMark, cluster_prefix};
 pub use member::{MemberDocument, Tags};
-pub use operator::{InvalidBody, RestartFilter, RestartRequest, SwitchoverRequest};
+pub use operator::{InvalidBody, RestartFilter, RestartRequest, SwitchoverRequest, shown_restart};
 pub use snapshot::{
     FailoverDocument, History, HistoryEntry, Leader, Revision, Snapshot, StatusDocument, SyncDocument, Term,
     Versioned,

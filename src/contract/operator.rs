@@ -93,6 +93,16 @@ impl RestartRequest {
     }
 }
 
+/// A scheduled restart of a member key, as `/patroni` and `/cluster` show it: without what only the member
+/// itself goes by.
+pub fn shown_restart(scheduled: &Value) -> Value {
+    let mut shown = scheduled.clone();
+    if let Some(map) = shown.as_object_mut() {
+        map.remove("postmaster_start_time");
+    }
+    shown
+}
+
 impl RestartFilter {
     /// Whether a server in this role, of this `server_version_num`, is meant.
     pub fn matches(&self, role: Role, server_version: u32, restart_pending: bool) -> bool {
@@ -146,6 +156,12 @@ mod tests {
         );
         assert!(parse(json!({"timeout": 0})).unwrap_err().contains("positive"));
         assert!(parse(json!({"postgres_version": "new"})).unwrap_err().contains("`new`"));
+    }
+
+    #[test]
+    fn a_scheduled_restart_is_shown_without_what_is_internal() {
+        let key = json!({"schedule": "2099-01-01T00:00:00+00:00", "postmaster_start_time": "x"});
+        assert_eq!(shown_restart(&key), json!({"schedule": "2099-01-01T00:00:00+00:00"}));
     }
 
     #[test]

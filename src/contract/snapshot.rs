@@ -1,6 +1,6 @@
 //! What the store holds of one cluster, at one revision.
 
-use super::{DynamicConfig, MemberDocument};
+use super::{DynamicConfig, MaintenanceMark, MemberDocument};
 use crate::model::{Lsn, MemberName, Timeline};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,12 +64,19 @@ pub struct Snapshot {
     pub history: Option<Versioned<History>>,
     /// Member name to API URL, of those that must agree when the store is away.
     pub failsafe: Option<Versioned<BTreeMap<String, String>>>,
+    /// By the member that each is about. Those without a lease are left out: they would never end.
+    pub maintenance: BTreeMap<MemberName, MaintenanceMark>,
 }
 
 impl Snapshot {
     /// The member is one of those that hold every commit acknowledged by the leader that `/sync` names.
     pub fn is_synchronous(&self, name: &MemberName) -> bool {
         self.sync.as_ref().is_some_and(|sync| sync.value.standbys().any(|standby| standby == name.as_str()))
+    }
+
+    /// A run that works on the cluster has taken the member out of service.
+    pub fn is_drained(&self, name: &MemberName) -> bool {
+        self.maintenance.get(name).is_some_and(|mark| mark.drain)
     }
 
     /// The revision of `/sync`, `None` when there is no such key: what a claim of the leader key names.
@@ -90,11 +97,12 @@ impl Snapshot {
             failover,
             history,
             failsafe,
+            maintenance,
         } = self;
         (initialize, config, leader, status)
             == (&other.initialize, &other.config, &other.leader, &other.status)
             && (sync, failover, history) == (&other.sync, &other.failover, &other.history)
-            && failsafe == &other.failsafe
+            && (failsafe, maintenance) == (&other.failsafe, &other.maintenance)
             && members == &other.members
     }
 

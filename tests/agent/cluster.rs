@@ -92,6 +92,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     folder: tempfile::TempDir,
     etcd: Child,
+    etcd_port: u16,
     executable: PathBuf,
     bin_dir: PathBuf,
 }
@@ -143,7 +144,8 @@ impl Cluster {
         // The agents' user can read this one, wherever the build lies.
         let executable = folder.path().join("pgfleet");
         fs::copy(env!("CARGO_BIN_EXE_pgfleet"), &executable).expect("a copy of the executable");
-        let mut cluster = Self { nodes: Vec::new(), etcd, executable, bin_dir: bin_dir(), folder };
+        let mut cluster =
+            Self { nodes: Vec::new(), etcd, etcd_port: client, executable, bin_dir: bin_dir(), folder };
         for index in 1..=count {
             cluster.add_node(index, client, dcs);
         }
@@ -230,6 +232,34 @@ postgresql:
                 self.nodes.iter().filter(|node| node.check("/replica?replication_state=streaming")).count();
             (streaming == replicas).then_some(leader)
         })
+    }
+
+    fn etcdctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &format!("127.0.0.1:{}", self.etcd_port)])
+            .args(arguments)
+            .output()
+            .expect("etcdctl cannot be run: install the package etcd-client");
+        assert!(
+            output.status.success(),
+            "etcdctl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Leaves a mark of a run, under a lease of its own. Gives the lease.
+    pub fn mark(&self, member: &str, mark: &Value, ttl: u32) -> String {
+        let granted = self.etcdctl(&["lease", "grant", &ttl.to_string()]);
+        let lease = granted.split(' ').nth(1).expect("`lease ID granted with ...`").to_owned();
+        let key = format!("/service/agents/maintenance/{member}");
+        self.etcdctl(&["put", "--lease", &lease, &key, &mark.to_string()]);
+        lease
+    }
+
+    pub fn revoke(&self, lease: &str) {
+        self.etcdctl(&["lease", "revoke", lease]);
     }
 
     /// A leader other than `before`.

@@ -2,6 +2,7 @@
 //! not happen to it meanwhile.
 
 mod cluster;
+mod operator;
 
 use cluster::{Cluster, eventually};
 use nix::sys::signal::Signal;

@@ -8,13 +8,14 @@ impl World {
         let here = &mut self.nodes[node];
         here.incarnation += 1;
         here.frozen_until = 0;
+        let settings = Settings { paused: here.paused, ..self.plan.settings.clone() };
         let me = Me { name: here.name.clone(), nofailover: false, failover_priority: 1 };
         let lease = here.remembered.map(|lease| Lease { remembered: true, ..lease });
         here.agent = Some(Agent {
             seen: Observation {
                 now: local,
                 me,
-                settings: self.plan.settings.clone(),
+                settings,
                 cluster: None,
                 lease,
                 server: pgfleet::agent::core::Server { data: Data::Unreadable, process: Process::Stopped },
@@ -321,6 +322,7 @@ impl World {
             lsn: Lsn(there.pg.log.len() as u64),
             nofailover: false,
             failover_priority: 1,
+            unpaused: self.reaches_store(from) && !there.paused,
         };
         let latency = self.latency();
         self.push(latency, node, Event::Answered { answer: Some(answer), poll });
@@ -337,10 +339,22 @@ impl World {
     }
 
     pub(super) fn see(&mut self, node: Index, view: Cluster) {
+        let paused = self.store.paused;
         let agent = self.agent(node);
         if agent.seen.cluster.as_ref().is_none_or(|known| known.revision <= view.revision) {
             agent.seen.cluster = Some(view);
+            self.hear(node, paused);
         }
+    }
+
+    /// The dynamic configuration as this agent knows it, and leaves it for the next.
+    pub(super) fn hear(&mut self, node: Index, paused: bool) {
+        self.nodes[node].paused = paused;
+        let agent = self.agent(node);
+        if agent.seen.settings.paused && !paused {
+            agent.seen.verdict = None;
+        }
+        agent.seen.settings.paused = paused;
     }
 
     pub(super) fn show(&mut self, node: Index) {

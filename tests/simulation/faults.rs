@@ -24,6 +24,9 @@ impl World {
             return;
         }
         let local = self.local(node);
+        if self.nodes[node].paused {
+            return;
+        }
         let begins = self.nodes[node].remembered.map_or(0, |lease| fencing::stop_begins(&lease));
         if local >= begins {
             let life = self.nodes[node].pg.life;
@@ -53,7 +56,8 @@ impl World {
         let node = if self.random.one_in(2) { self.leader_index().unwrap_or(node) } else { node };
         let other = self.random.within(0, self.nodes.len() as u64) as usize;
         let ttl = self.plan.settings.ttl;
-        match self.random.within(0, 13) {
+        let kinds = if self.plan.maintenance { 19 } else { 13 };
+        match self.random.within(0, kinds) {
             0 if self.nodes[node].up => {
                 self.note(format!("n{node} loses power"));
                 self.crash_host(node);
@@ -93,13 +97,23 @@ impl World {
             9 => self.nodes[node].slow = self.random.within(1, 6),
             10 | 11 => {
                 let candidate = self.random.one_in(2).then(|| self.nodes[other].name.clone());
-                self.note(format!("switchover to {candidate:?}"));
-                self.store.write_failover(Some(FailoverKey {
-                    leader: None,
-                    candidate,
-                    due: true,
-                    revision: 0,
-                }));
+                self.ask_for_leader(candidate);
+            }
+            13 | 14 => self.pause(),
+            15 => self.resume(),
+            16 => {
+                self.store.suspended = !self.store.suspended;
+                self.note(format!("failover suspended: {}", self.store.suspended));
+                self.store.touch();
+                self.show_all();
+            }
+            17 => {
+                let name = self.nodes[other].name.clone();
+                self.note(format!("n{other} drained or not"));
+                if !self.store.drained.remove(&name) {
+                    self.store.drained.insert(name);
+                }
+                self.store.touch();
                 self.show_all();
             }
             _ => {
@@ -112,6 +126,62 @@ impl World {
         }
         let next = self.random.within(100, 2_500);
         self.push(next, 0, Event::Mischief);
+    }
+
+    /// A switchover where somebody leads, or a failover. One that may lose commits, by an operator's word, is
+    /// no promise to keep; nor is it one that a primary nobody sees is not written to twice.
+    fn ask_for_leader(&mut self, candidate: Option<MemberName>) {
+        let leader = self.store.leader().map(|(name, _)| name.clone());
+        let unseen = (0..self.nodes.len()).any(|node| self.may_write(node));
+        let lossless = self.plan.settings.sync == SyncMode::Off;
+        if leader.is_none() && (unseen || !lossless) || self.store.paused && candidate.is_none() {
+            return;
+        }
+        let leader = leader.filter(|_| !lossless || self.store.paused || self.random.one_in(2));
+        self.note(format!("{candidate:?} is to lead instead of {leader:?}"));
+        self.store.write_failover(Some(FailoverKey { leader, candidate, due: true, revision: 0 }));
+        self.show_all();
+    }
+
+    fn may_write(&self, node: Index) -> bool {
+        let here = &self.nodes[node];
+        here.up && matches!(here.pg.phase, Phase::Primary | Phase::Starting { primary: true })
+    }
+
+    fn pause(&mut self) {
+        // An operator does not pause what he has just told to fail over.
+        if self.store.failover.is_none() {
+            self.note("paused".to_owned());
+            self.store.paused = true;
+            self.store.touch();
+            self.show_all();
+        }
+    }
+
+    /// The operator ends a pause when the primary is shown as the leader: one that is out of reach, or has no
+    /// agent, may be writing without a lease, and nobody else need know.
+    pub(super) fn resume(&mut self) {
+        if !self.store.paused {
+            return;
+        }
+        let hears = |node: &Index| {
+            let here = &self.nodes[*node];
+            let leads = self.leader_index() == Some(*node);
+            leads && here.agent.is_some() && here.frozen_until <= self.now && self.reaches_store(*node)
+        };
+        let writers: Vec<Index> = (0..self.nodes.len()).filter(|node| self.may_write(*node)).collect();
+        if !writers.iter().all(hears) {
+            return self.push(200, 0, Event::Resume);
+        }
+        self.note("resumed".to_owned());
+        self.store.paused = false;
+        self.store.touch();
+        for node in writers {
+            self.nodes[node].pardoned_until = self.now + fencing::stop_budget(self.plan.settings.ttl);
+            self.hear(node, false);
+            self.step_after(node, 0);
+        }
+        self.show_all();
     }
 
     pub(super) fn freeze(&mut self, node: Index, span: Millis) {
@@ -144,6 +214,10 @@ impl World {
             self.nodes[node].slow = 1;
         }
         self.store_down = false;
+        self.store.suspended = false;
+        self.store.drained.clear();
+        self.store.touch();
+        self.resume();
         self.show_all();
         self.plan.faults_until = 0;
     }

@@ -26,6 +26,7 @@ fn plan(nodes: usize, sync: SyncMode, node_count: usize) -> Plan {
             sync_node_count: node_count,
             ..Settings::default()
         },
+        maintenance: false,
         faults_from: 6_000,
         faults_until: 26_000,
         ends: 60_000,
@@ -64,6 +65,16 @@ fn synchronous_clusters_lose_nothing_acknowledged() {
 #[test]
 fn quorum_clusters_lose_nothing_acknowledged() {
     run(2_000..2_000 + span(), |seed| plan(3 + seed as usize % 3, SyncMode::Quorum, 1 + seed as usize % 2));
+}
+
+#[test]
+fn paused_and_marked_clusters_keep_their_promises() {
+    let modes = [SyncMode::Off, SyncMode::On, SyncMode::Quorum];
+    let fired =
+        run(3_000..3_000 + span(), |seed| Plan { maintenance: true, ..plan(3, modes[seed as usize % 3], 1) });
+    for rule in ["paused", "release-paused", "poll-paused"] {
+        assert!(fired.contains(rule), "{rule} never fired");
+    }
 }
 
 #[test]

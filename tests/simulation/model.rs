@@ -111,6 +111,7 @@ impl World {
                 asked,
                 done: true,
                 answers: vec![Answer {
+                    unpaused: false,
                     name: name(other),
                     running: up,
                     in_recovery: !primary,

@@ -4,7 +4,7 @@ use pgfleet::{
     agent::core::{Cluster, FailoverKey, Leader, Member, Millis, SyncKey},
     model::{Lsn, MemberName, Timeline},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 pub struct Store {
@@ -18,6 +18,10 @@ pub struct Store {
     pub sync: Option<SyncKey>,
     pub failover: Option<FailoverKey>,
     history: Vec<(Timeline, Lsn)>,
+    /// Of the dynamic configuration.
+    pub paused: bool,
+    pub drained: BTreeSet<MemberName>,
+    pub suspended: bool,
 }
 
 /// An answer of the store that is no silence.
@@ -61,6 +65,8 @@ impl Store {
             sync: self.sync.clone(),
             failover: self.failover.clone(),
             history: self.history.clone(),
+            drained: self.drained.clone(),
+            suspended: self.suspended,
         }
     }
 
@@ -114,6 +120,11 @@ impl Store {
 
     fn leads(&self, term: Option<u64>) -> bool {
         self.leader.as_ref().map(|(_, current, _)| *current) == term && term.is_some()
+    }
+
+    /// Somebody outside of the agents has changed something.
+    pub fn touch(&mut self) {
+        self.revision += 1;
     }
 
     fn changed(&mut self) -> Reply {

@@ -69,6 +69,10 @@ pub struct Node {
     pub pg: Postgres,
     /// The file with the lease, which outlives the agent.
     pub remembered: Option<Lease>,
+    /// The dynamic configuration as it was kept beside the data.
+    pub paused: bool,
+    /// Until when it may be on its way down after a pause.
+    pub pardoned_until: Millis,
     pub next_step: Millis,
 }
 
@@ -114,6 +118,7 @@ pub(super) enum Event {
     Replicate,
     Write,
     Mischief,
+    Resume,
     Heal,
 }
 
@@ -129,6 +134,8 @@ pub(super) enum Physical {
 pub struct Plan {
     pub nodes: usize,
     pub settings: Settings,
+    /// The operator pauses the cluster, and runs leave their marks on it.
+    pub maintenance: bool,
     pub faults_from: Millis,
     pub faults_until: Millis,
     pub ends: Millis,
@@ -198,6 +205,8 @@ impl World {
                     life: 0,
                 },
                 remembered: None,
+                paused: false,
+                pardoned_until: 0,
                 next_step: 0,
             })
             .collect();
@@ -285,6 +294,9 @@ impl World {
         }
         if let Some(node) = writable.first()
             && self.plan.without.is_none()
+            // Whose cluster is paused may write without the key.
+            && !self.nodes[*node].paused
+            && self.now > self.nodes[*node].pardoned_until
             && self.store.leader().is_none_or(|(name, _)| *name != self.nodes[*node].name)
         {
             return Err(format!("n{node} is writable and {:?} leads", self.store.leader()));
@@ -307,6 +319,7 @@ impl World {
             Event::Replicate
                 | Event::Write
                 | Event::Mischief
+                | Event::Resume
                 | Event::Heal
                 | Event::AgentBack
                 | Event::HostBack
@@ -426,6 +439,7 @@ impl World {
                 self.push(23, 0, Event::Write);
             }
             Event::Mischief => self.mischief(),
+            Event::Resume => self.resume(),
             Event::Heal => self.heal(),
         }
         Ok(())

@@ -16,7 +16,8 @@ pub fn status_document(view: &View) -> NodeStatus {
     status.sync_standby = counts && !mode.is_quorum();
     status.quorum_standby = counts && mode.is_quorum();
     status.pause = view.config.pause;
-    status.cluster_unlocked = snapshot.is_none_or(|snapshot| snapshot.leader.is_none());
+    status.cluster_unlocked =
+        !view.knows_store() || snapshot.is_none_or(|snapshot| snapshot.leader.is_none());
     status.dcs_last_seen = view.dcs_last_seen;
     status.pending_restart |= !status.pending_restart_reason.is_empty();
     status.patroni = Software {

@@ -70,7 +70,7 @@ fn facts<'a>(query: &[(String, String)], view: &View, status: &'a NodeStatus, no
     let running = status.state == Some(PostgresState::Running);
     let of_standby_cluster = view.config.standby_cluster.is_some();
     let follows = matches!(status.role, Role::Replica | Role::StandbyLeader);
-    let (leader, primary, standby_leader) = if view.snapshot.is_none() && view.config.pause {
+    let (leader, primary, standby_leader) = if !view.knows_store() && view.config.pause {
         // Nobody changes roles while the cluster is paused: what the server says still holds.
         let primary = status.role == Role::Primary;
         let standby_leader = status.role == Role::StandbyLeader;
@@ -87,10 +87,11 @@ fn facts<'a>(query: &[(String, String)], view: &View, status: &'a NodeStatus, no
         && running
         && !(leader && of_standby_cluster)
         && !status.tags.noloadbalance()
+        && !view.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_drained(&view.name))
         && !is_lagging(query, view, status)
         && parameter(query, "replication_state")
             .is_none_or(|wanted| status.replication_state.as_deref() == Some(wanted));
-    Facts { status, leader, primary, standby_leader, replica, store_is_known: view.snapshot.is_some() }
+    Facts { status, leader, primary, standby_leader, replica, store_is_known: view.knows_store() }
 }
 
 /// Where the leader's WAL ends, as far as this node has heard.
@@ -130,8 +131,7 @@ pub fn is_ready(query: &[(String, String)], view: &View, status: &NodeStatus, no
     }
     let streams = status.state == Some(PostgresState::Running)
         && status.replication_state.as_deref() == Some("streaming");
-    if !streams || view.snapshot.is_none() && view.latest_end_lsn.is_none() && !status.failsafe_mode_is_active
-    {
+    if !streams || !view.knows_store() && view.latest_end_lsn.is_none() && !status.failsafe_mode_is_active {
         return false;
     }
     let xlog = status.xlog.clone().unwrap_or_default();

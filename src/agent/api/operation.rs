@@ -171,6 +171,9 @@ fn check_members(request: &SwitchoverRequest, view: &View) -> Result<(), String>
         Some(candidate) if !snapshot.members.contains_key(candidate.as_str()) => {
             Err(format!("candidate does not exist: `{candidate}` is not a member"))
         }
+        Some(candidate) if candidate.parse().is_ok_and(|name| snapshot.is_drained(&name)) => {
+            Err(format!("{action} is not possible: `{candidate}` is being worked on"))
+        }
         Some(candidate) if named_sync && request.leader.is_some() => {
             let sync = snapshot.sync.as_ref();
             match sync.is_some_and(|sync| sync.value.standbys().any(|standby| standby == candidate)) {

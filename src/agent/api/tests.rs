@@ -4,8 +4,8 @@ use super::*;
 use crate::{
     agent::{config::Address, view::View},
     contract::{
-        DynamicConfig, FailoverDocument, Leader, PostgresState, Role, Snapshot, StatusDocument, SyncDocument,
-        Versioned, Xlog,
+        DynamicConfig, FailoverDocument, Leader, MaintenanceMark, PostgresState, Role, Snapshot,
+        StatusDocument, SyncDocument, Versioned, Xlog,
     },
     model::{Lsn, Secret},
 };
@@ -565,4 +565,18 @@ fn a_scheduled_switchover_is_listed() {
     });
     let (_, cluster) = json_of(ask("GET", "/cluster", None, &view));
     assert_eq!(cluster["scheduled_switchover"], json!({"at": "2099-01-01T00:00:00+00:00", "from": "pg1"}));
+}
+
+#[test]
+fn a_drained_member_gets_neither_readers_nor_the_key() {
+    let drained = changed(replica(), |view| {
+        let mut snapshot = snapshot(Some("pg1"));
+        let mark = MaintenanceMark { drain: true, ..MaintenanceMark::default() };
+        snapshot.maintenance.insert("pg2".parse().unwrap(), mark);
+        view.snapshot = Some(Arc::new(snapshot));
+    });
+    assert_eq!(healthy(&drained), "/health");
+    let body = json!({"leader": "pg1", "candidate": "pg2"});
+    let (code, said) = operation("POST", "/switchover", body, &drained).unwrap_err();
+    assert!(code == 412 && said.contains("`pg2` is being worked on"), "{code} {said}");
 }

@@ -146,6 +146,12 @@ impl Action {
         }
     }
 
+    /// Whether the server is down in the course of it.
+    pub fn takes_down(&self) -> bool {
+        use Action::{Clone, Restart, Rewind, Stop};
+        matches!(self, Stop(_) | Restart(_) | Rewind(_) | Clone(_))
+    }
+
     /// Whether it can leave a writable server behind, from the moment it begins.
     pub fn makes_primary(&self) -> bool {
         use Action::{Promote, Restart, Start};

@@ -2,6 +2,7 @@
 
 use super::{
     facts::{Facts, Position},
+    fencing,
     observation::*,
 };
 use crate::model::{Lsn, MemberName, Timeline};
@@ -37,6 +38,9 @@ pub fn fitness(facts: &Facts) -> Fitness {
     if facts.seen.me.nofailover {
         return unfit("tagged nofailover");
     }
+    if facts.drained(facts.me()) {
+        return unfit("it is being worked on");
+    }
     if facts.seen.failures.within(super::Kind::Promote, facts.ttl(), facts.now) {
         return unfit("its last promotion failed");
     }
@@ -52,8 +56,9 @@ pub fn fitness(facts: &Facts) -> Fitness {
     let Some(poll) = facts.poll_since(since) else {
         return Fitness::Unknown("the other members have not been asked");
     };
-    let named = cluster.failover.as_ref().filter(|key| key.due).and_then(|key| key.candidate.as_ref());
-    let for_me = named == Some(facts.me());
+    let wish = facts.wish();
+    let named = wish.and_then(|key| key.candidate.as_ref());
+    let for_me = facts.wanted();
     if let Some(name) = named
         && !for_me
         && facts.unlocked_for() < facts.ttl()
@@ -61,13 +66,20 @@ pub fn fitness(facts: &Facts) -> Fitness {
     {
         return unfit(format!("{name} was named by the operator"));
     }
-    if !poll.done && !for_me {
+    if !poll.done && (!for_me || facts.paused()) {
         return Fitness::Unknown("members have not answered yet");
     }
     if let Some(other) = poll.answers.iter().find(|answer| answer.running && !answer.in_recovery)
         && facts.unlocked_for() < facts.ttl()
     {
         return unfit(format!("{} still runs as primary", other.name));
+    }
+    if let Some(unfit) = left_by_pause(facts, server, poll) {
+        return unfit;
+    }
+    // A failover to this node is the operator's word, above lag and above /sync.
+    if for_me && wish.is_some_and(|key| key.leader.is_none()) {
+        return Fitness::Fit;
     }
     let heirs = match &cluster.sync {
         Some(sync) => match sync_fitness(facts.me(), mine, sync, poll) {
@@ -86,7 +98,10 @@ pub fn fitness(facts: &Facts) -> Fitness {
         return Fitness::Fit;
     }
     let rivals = poll.answers.iter().filter(|answer| {
-        answer.is_standby() && !answer.nofailover && heirs.is_none_or(|voters| voters.contains(&answer.name))
+        answer.is_standby()
+            && !answer.nofailover
+            && !facts.drained(&answer.name)
+            && heirs.is_none_or(|voters| voters.contains(&answer.name))
     });
     for rival in rivals {
         if rival.position() > mine && within_history(&cluster.history, rival.position()) {
@@ -99,9 +114,31 @@ pub fn fitness(facts: &Facts) -> Fitness {
     Fitness::Fit
 }
 
+/// In a paused cluster, and for a moment after, no lease proves that the last primary has stopped.
+fn left_by_pause(facts: &Facts, server: &Running, poll: &Poll) -> Option<Fitness> {
+    let until = facts.state.paused_until?;
+    let former = facts.wish().filter(|_| facts.paused()).and_then(|key| key.leader.as_ref());
+    let stepped_down =
+        |answer: &&Answer| Some(&answer.name) == former && (!answer.running || answer.in_recovery);
+    if let Some(former) = former
+        && !poll.answers.iter().any(|answer| stepped_down(&answer))
+    {
+        return Some(unfit(format!("{former} was to step down and does not say that it has")));
+    }
+    if let (true, Some(upstream)) = (server.streaming, &server.upstream)
+        && facts.now < until + facts.ttl()
+        && !poll.answers.iter().any(|answer| answer.name == *upstream && answer.is_standby())
+    {
+        return Some(unfit(format!("{upstream} still streams to it, and its agent does not answer")));
+    }
+    let stopping = fencing::stop_budget(facts.ttl()) + fencing::renew_interval(facts.ttl());
+    let ended = !facts.paused() && facts.now < until + stopping;
+    ended.then_some(Fitness::Unknown("a pause has just ended: who wrote without the key needs time to stop"))
+}
+
 /// A primary that was found running without a leader may keep its place, if nobody went on without it.
 fn primary_fitness(facts: &Facts, cluster: &Cluster, mine: Position) -> Fitness {
-    if !facts.adopting() {
+    if !facts.adopting() && !facts.paused() {
         return unfit("it runs as primary without having been elected");
     }
     if cluster.history.last().is_some_and(|(ended, _)| mine.timeline <= *ended) {
@@ -156,6 +193,7 @@ pub fn successor<'a>(facts: &Facts, poll: &'a Poll, at_most_lag: Option<(Lsn, u6
         answer.name != *facts.me()
             && answer.is_standby()
             && !answer.nofailover
+            && !facts.drained(&answer.name)
             && sync.is_none_or(|sync| sync.voters.contains(&answer.name))
             && at_most_lag.is_none_or(|(end, lag)| end.bytes_since(answer.lsn) <= lag)
     };

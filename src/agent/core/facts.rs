@@ -69,8 +69,42 @@ impl<'a> Facts<'a> {
         self.cluster().is_some_and(|cluster| cluster.leader.is_none())
     }
 
+    /// For how long nobody has led a cluster that was not paused.
     pub fn unlocked_for(&self) -> Millis {
-        self.state.unlocked_since.map_or(0, |since| self.now.saturating_sub(since))
+        let since = self.state.unlocked_since.max(self.state.paused_until);
+        self.state.unlocked_since.and(since).map_or(0, |since| self.now.saturating_sub(since))
+    }
+
+    /// What an operator wants of the leader key, once it is due.
+    pub fn wish(&self) -> Option<&'a FailoverKey> {
+        self.cluster()?.failover.as_ref().filter(|key| key.due)
+    }
+
+    /// An operator wants this node to lead.
+    pub fn wanted(&self) -> bool {
+        self.wish().is_some_and(|key| key.candidate.as_ref() == Some(self.me()))
+    }
+
+    /// A run that works on the cluster has suspended automatic failover.
+    pub fn suspended(&self) -> bool {
+        self.cluster().is_some_and(|cluster| cluster.suspended)
+    }
+
+    /// What nobody asked for may be done all the same.
+    pub fn automatic(&self) -> bool {
+        !self.paused() && !self.suspended()
+    }
+
+    pub fn drained(&self, name: &MemberName) -> bool {
+        self.cluster().is_some_and(|cluster| cluster.drained.contains(name))
+    }
+
+    /// What is writable may stay so without a lease: the cluster is paused, for so long that everybody who
+    /// could take the key has heard of it; and nobody who reads the store says that the pause is over.
+    pub fn may_write_without_lease(&self) -> bool {
+        let heard = self.state.paused_since.is_some_and(|since| self.now >= since + self.ttl());
+        let over = self.poll_since(0).is_some_and(|poll| poll.answers.iter().any(|answer| answer.unpaused));
+        self.paused() && heard && !over
     }
 
     /// The leader, when it is another node.

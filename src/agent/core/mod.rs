@@ -100,14 +100,16 @@ pub fn decide_by<'a>(rules: impl Iterator<Item = &'a Rule>, seen: &Observation, 
         });
         state.clone_from(&plan.state);
     }
+    plan.state.owes_start |= plan.actions.iter().any(Action::takes_down);
     let wake_at = wake_at(seen, &plan.state);
     Decision { actions: plan.actions, state: plan.state, fired, wake_at }
 }
 
 fn wake_at(seen: &Observation, state: &State) -> Millis {
     let now = seen.now;
-    let moving = seen.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_none())
-        || state.handover.is_some()
+    let moving = seen.cluster.as_ref().is_none_or(|cluster| {
+        cluster.leader.is_none() && (!seen.settings.paused || cluster.failover.is_some())
+    }) || state.handover.is_some()
         || state.down_since.is_some()
         || seen.stopping
         || seen.poll.as_ref().is_some_and(|poll| !poll.done);

@@ -106,6 +106,10 @@ pub struct Cluster {
     pub failover: Option<FailoverKey>,
     /// Ended timelines and where each ended, oldest first.
     pub history: Vec<(Timeline, Lsn)>,
+    /// Members that a run has taken out of service: nobody's candidates.
+    pub drained: BTreeSet<MemberName>,
+    /// A run has suspended automatic failover.
+    pub suspended: bool,
 }
 
 impl Cluster {
@@ -275,6 +279,8 @@ pub struct Answer {
     pub lsn: Lsn,
     pub nofailover: bool,
     pub failover_priority: i64,
+    /// It reads the store, and there the cluster is not paused.
+    pub unpaused: bool,
 }
 
 /// How this node's history relates to the leader's.
@@ -343,7 +349,8 @@ impl Failures {
 /// What an operator asked of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
+    /// Restart the server; in a paused cluster also: start it.
     Restart,
-    /// Throw the data away and copy the leader's.
-    Reinitialize,
+    /// Throw the data away and copy the leader's, or those of a standby that offers itself.
+    Reinitialize { from_leader: bool },
 }

@@ -13,6 +13,12 @@ pub struct State {
     pub has_led: bool,
     /// Since when the store shows no leader.
     pub unlocked_since: Option<Millis>,
+    /// Since when the cluster is paused.
+    pub paused_since: Option<Millis>,
+    /// The cluster was paused until then: whoever was left without the key has to hear of the end first.
+    pub paused_until: Option<Millis>,
+    /// The server is down because this agent took it down: it is started again, paused or not.
+    pub owes_start: bool,
     /// Since when the server of this leader is down.
     pub down_since: Option<Millis>,
     pub handover: Option<Handover>,
@@ -64,6 +70,7 @@ pub struct Shape {
     pub streaming: bool,
     pub timeline: u32,
     pub pending_restart: bool,
+    pub paused: bool,
     pub lsn: Lsn,
 }
 
@@ -77,8 +84,18 @@ impl State {
     pub fn observe(&self, seen: &Observation, holds: bool) -> State {
         let mut state = self.clone();
         let now = seen.now;
+        if seen.settings.paused {
+            // An agent that starts in a pause goes by what the one before it left behind.
+            state.paused_since.get_or_insert(state.started.map_or(0, |_| now));
+            state.paused_until = Some(now);
+        } else {
+            state.paused_since = None;
+        }
         state.started.get_or_insert(now);
         state.has_led |= holds;
+        if seen.busy.server.is_none() && matches!(seen.server.process, Process::Running(_)) {
+            state.owes_start = false;
+        }
 
         let leader = seen.cluster.as_ref().map(|cluster| cluster.leader.as_ref());
         match leader {

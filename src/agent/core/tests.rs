@@ -1,5 +1,7 @@
 //! A case for each rule: the least that makes it fire. Interleavings are the simulator's business.
 
+mod paused;
+
 use super::{state::Handover, *};
 use crate::model::{Lsn, MemberName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,7 @@ fn answer(text: &str, lsn: u64) -> Answer {
         lsn: Lsn(lsn),
         nofailover,
         failover_priority: 1,
+        unpaused: false,
     }
 }
 
@@ -222,7 +225,16 @@ fn cases() -> Vec<(&'static str, Case)> {
         ("unreadable", standby().with(|case| case.seen.server.data = Data::Unreadable)),
         ("foreign", standby().with(|case| case.cluster().initialize = Some("78".into()))),
         ("restart-asked", leader().with(|case| case.seen.request = Some(Request::Restart))),
-        ("paused", standby().with(|case| case.seen.settings.paused = true)),
+        ("paused", down(None).with(|case| case.seen.settings.paused = true)),
+        (
+            "failover-at-start",
+            leader().with(|case| {
+                case.seen.server.process = Process::Starting { primary: true };
+                case.seen.busy.server = Some(Action::Start(StartAs::Primary(SyncNames::default())));
+                case.cluster().failover = wish(Some("c"));
+                case.poll(vec![answer("c", 500)]);
+            }),
+        ),
         (
             "unresponsive",
             leader().with(|case| {
@@ -282,7 +294,10 @@ fn cases() -> Vec<(&'static str, Case)> {
         ),
         ("lead", leader()),
         // Another has the key.
-        ("reinitialize-stop", standby().with(|case| case.seen.request = Some(Request::Reinitialize))),
+        (
+            "reinitialize-stop",
+            standby().with(|case| case.seen.request = Some(Request::Reinitialize { from_leader: false })),
+        ),
         (
             "clone",
             standby().with(|case| case.seen.server = Server { data: Data::Empty, process: Process::Stopped }),
@@ -330,6 +345,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         // The leader key.
         ("lease-busy", leader().with(|case| case.seen.busy.lease = Some(Action::Renew))),
         ("release-after-stop", fallen().with(handing_over)),
+        ("release-paused", fallen().with(|case| case.seen.settings.paused = true)),
         ("release-unfit", elect().with(|case| case.failed(Kind::Promote, 100, 1))),
         (
             "renew",
@@ -344,6 +360,14 @@ fn cases() -> Vec<(&'static str, Case)> {
         (
             "claim-origin",
             beginning().with(|case| case.seen.server = server(ControlState::ShutDown, Process::Stopped)),
+        ),
+        (
+            "claim-restart",
+            unlocked().with(|case| {
+                case.seen.settings.paused = true;
+                case.seen.server = server(ControlState::ShutDown, Process::Stopped);
+                case.seen.request = Some(Request::Restart);
+            }),
         ),
         ("race", unlocked().with(|case| case.poll(vec![answer("c", 500)]))),
         ("no-key", standby()),
@@ -395,6 +419,13 @@ fn cases() -> Vec<(&'static str, Case)> {
             leader().with(|case| {
                 handing_over(case);
                 case.seen.server.process = Process::Closing { checkpoint: Lsn(500) };
+            }),
+        ),
+        (
+            "poll-paused",
+            leader().with(|case| {
+                case.seen.settings.paused = true;
+                case.seen.lease = None;
             }),
         ),
         ("poll-down", fallen()),

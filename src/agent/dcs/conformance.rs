@@ -1,7 +1,7 @@
 //! What every store must do, run against each of them.
 
 use super::*;
-use crate::contract::{FailoverDocument, MemberDocument};
+use crate::contract::{FailoverDocument, MaintenanceMark, MemberDocument};
 use crate::model::{Lsn, MemberName};
 use serde_json::json;
 use std::{
@@ -16,6 +16,8 @@ pub(super) trait Bench {
     /// A fresh handle for a member, as after the start of its agent.
     async fn member(&self, name: &str, ttl: Duration) -> Self::Store;
     async fn pass(&self, time: Duration);
+    /// Writes a mark about member `a` under a lease of its own, as a run of the deploy side does.
+    async fn mark(&self, mark: &MaintenanceMark, ttl: Duration);
     fn now(&self) -> BootTime;
 }
 
@@ -206,6 +208,24 @@ pub(super) async fn watchers_see_every_kind_of_change(bench: &impl Bench) {
     await_sight(&mut sight, |snapshot| snapshot.members.is_empty(), "no member").await;
 }
 
+pub(super) async fn a_mark_lives_as_long_as_its_own_lease(bench: &impl Bench) {
+    let a = bench.member("a", TTL).await;
+    let held = a.acquire_leader(None).await.unwrap();
+    let mut sight = a.watch();
+    let mark = MaintenanceMark { by: "a run".to_owned(), drain: true, ..MaintenanceMark::default() };
+    bench.mark(&mark, TTL).await;
+    let name: MemberName = "a".parse().unwrap();
+    await_sight(&mut sight, |snapshot| snapshot.is_drained(&name), "the mark").await;
+    a.renew(Some(held.term)).await.unwrap();
+    assert_eq!(a.snapshot().await.unwrap().maintenance[&name], mark);
+    for _ in 0..6 {
+        bench.pass(TTL / 2).await;
+        a.renew(Some(held.term)).await.unwrap();
+    }
+    await_sight(&mut sight, |snapshot| snapshot.maintenance.is_empty(), "the end of the mark").await;
+    a.renew(Some(held.term)).await.unwrap();
+}
+
 struct InMemory {
     server: MemoryServer,
     time: Arc<AtomicU64>,
@@ -231,6 +251,10 @@ impl Bench for InMemory {
         self.server.expire();
     }
 
+    async fn mark(&self, mark: &MaintenanceMark, ttl: Duration) {
+        self.server.edit_leased("maintenance/a", &to_json(mark), ttl);
+    }
+
     fn now(&self) -> BootTime {
         BootTime(self.time.load(Ordering::SeqCst))
     }
@@ -254,6 +278,7 @@ in_memory! {
     an_unfinished_bootstrap_dies_with_its_member,
     only_the_leader_writes_what_is_the_leaders,
     watchers_see_every_kind_of_change,
+    a_mark_lives_as_long_as_its_own_lease,
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use crate::contract::{
     DynamicConfig, Leader, MemberDocument, Revision, Snapshot, StatusDocument, Term, Versioned,
+    cluster_prefix,
 };
 use crate::model::{Lsn, MemberName, Scope};
 use serde::de::DeserializeOwned;
@@ -53,9 +54,7 @@ pub struct Layout {
 impl Layout {
     /// `namespace` is Patroni's, `/service` unless configured.
     pub fn new(namespace: &str, scope: &Scope) -> Self {
-        let namespace = namespace.trim_matches('/');
-        let slash = if namespace.is_empty() { "" } else { "/" };
-        Self { prefix: format!("{slash}{namespace}/{scope}/") }
+        Self { prefix: cluster_prefix(namespace, scope) }
     }
 
     /// What all keys of the cluster begin with; ends in a slash.
@@ -93,6 +92,14 @@ pub fn snapshot(entries: &BTreeMap<String, Entry>, revision: i64, earlier: Optio
             if let Ok(member) = member.parse::<MemberName>() {
                 let document: MemberDocument = serde_json::from_str(&entry.value).unwrap_or_default();
                 snapshot.members.insert(member, document);
+            }
+            continue;
+        }
+        if let Some(member) = name.strip_prefix("maintenance/") {
+            if let (Ok(member), Ok(mark)) = (member.parse(), serde_json::from_str(&entry.value))
+                && entry.lease != 0
+            {
+                snapshot.maintenance.insert(member, mark);
             }
             continue;
         }
@@ -178,14 +185,19 @@ mod tests {
             ("leader".to_owned(), entry("pg1")),
             ("members/pg1".to_owned(), entry("not json")),
             ("members/a/b".to_owned(), entry("{}")),
+            ("maintenance/pg1".to_owned(), Entry { lease: 4, ..entry(r#"{"drain":true}"#) }),
+            ("maintenance/pg2".to_owned(), entry(r#"{"drain":true}"#)),
+            ("maintenance/pg3".to_owned(), Entry { lease: 4, ..entry("yes") }),
             ("status".to_owned(), entry(r#"{"optime":7,"slots":null,"retain_slots":[]}"#)),
         ]);
         let snapshot = snapshot(&entries, 9, None);
         assert_eq!(snapshot.initialize, Some(Versioned::new(String::new(), 5)));
-        assert_eq!(snapshot.config.unwrap().value.ttl, 30);
+        assert_eq!(snapshot.config.as_ref().unwrap().value.ttl, 30);
         assert_eq!(snapshot.sync, None);
-        assert_eq!(snapshot.leader.unwrap().term, Term(3));
+        assert_eq!(snapshot.leader.as_ref().unwrap().term, Term(3));
         assert_eq!(snapshot.members.len(), 1, "present, though nothing is known of it");
-        assert_eq!(snapshot.status.unwrap().value.optime, Lsn(7));
+        assert_eq!(snapshot.status.as_ref().unwrap().value.optime, Lsn(7));
+        let drained = |name: &str| snapshot.is_drained(&name.parse().unwrap());
+        assert!(drained("pg1") && !drained("pg2") && !drained("pg3"), "a mark that never ends is none");
     }
 }

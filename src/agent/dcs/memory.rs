@@ -91,6 +91,16 @@ impl MemoryServer {
         state.tell();
     }
 
+    /// Writes a key under a lease of its own, as a run of the deploy side would.
+    pub fn edit_leased(&self, name: &str, value: &str, ttl: Duration) {
+        let mut state = self.lock();
+        state.next_lease += 1;
+        let (id, ends_at) = (state.next_lease, (self.clock)().after(ttl));
+        state.leases.insert(id, Granted { ends_at, ttl });
+        state.put(name, value.to_owned(), id);
+        state.tell();
+    }
+
     /// The state, with everything that has run out by now gone.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

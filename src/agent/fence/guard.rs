@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub enum Guarded {
     /// No PostgreSQL runs, or what runs is a standby.
     Harmless,
+    /// The cluster is paused: PostgreSQL is left alone.
+    Paused,
     /// A new agent has renewed the lease.
     TakenOver,
     /// The lease could have ended: PostgreSQL was stopped.
@@ -24,12 +26,20 @@ pub enum Guarded {
 }
 
 /// Waits until a new agent has taken over, or stops PostgreSQL before the lease can end. Without a lease
-/// a primary is stopped at once. Errors: PostgreSQL could not be stopped.
-pub async fn guard(server: &Server, file: &LeaseFile) -> Result<Guarded, crate::agent::postgres::Error> {
+/// a primary is stopped at once. `paused` says what is known of the cluster. Errors: PostgreSQL could not be
+/// stopped.
+pub async fn guard(
+    server: &Server,
+    file: &LeaseFile,
+    paused: impl Fn() -> bool,
+) -> Result<Guarded, crate::agent::postgres::Error> {
     let left = file.read();
     loop {
         if server.adopt().is_none() {
             return Ok(Guarded::Harmless);
+        }
+        if paused() {
+            return Ok(Guarded::Paused);
         }
         // A standby that an agent was about to promote has a lease: it is watched too.
         let standby = server.settings().data_dir.join("standby.signal").exists();

@@ -70,6 +70,12 @@ impl Server {
         Ok(Reconfigured { reloaded: changed, pending_restart, unknown_parameters: plan.unknown })
     }
 
+    /// What waits for a restart, of the settings in force.
+    pub async fn waiting_for_restart(&self) -> Result<BTreeMap<String, Change>, Error> {
+        let plan = self.plan(None).await?;
+        self.compare_with_running(&plan).await
+    }
+
     /// Says which standbys a commit waits for; empty: none. `None` leaves it to the settings. It is in
     /// effect when this returns. Returns whether anything changed.
     pub async fn set_synchronous_standby_names(&self, names: Option<&str>) -> Result<bool, Error> {
@@ -178,8 +184,13 @@ impl Server {
         let names: Vec<&str> = plan.file.keys().map(String::as_str).collect();
         let rows = self
             .with_monitor("reading pg_settings", async |session: &connection::Session| {
-                let query = "SELECT name, setting, unit, vartype, pending_restart FROM pg_settings
-                             WHERE (context = 'postmaster' AND name = ANY($1)) OR pending_restart";
+                // What is in no file any more goes back to its default.
+                let query = "SELECT name, setting, unit, vartype, pending_restart, current_setting(name),
+                                    coalesce((SELECT f.setting FROM pg_file_settings f
+                                               WHERE lower(f.name) = lower(s.name) ORDER BY f.seqno DESC LIMIT 1),
+                                             s.boot_val, '')
+                               FROM pg_settings s
+                              WHERE (context = 'postmaster' AND name = ANY($1)) OR pending_restart";
                 session.client.query(query, &[&names]).await
             })
             .await?;
@@ -191,9 +202,8 @@ impl Server {
             let differs =
                 wanted.is_some_and(|wanted| !same_value(&name, &kind, unit.as_deref(), wanted, &setting));
             if differs || row.get::<_, bool>(4) {
-                let old = format!("{setting}{}", unit.map(|unit| format!(" ({unit})")).unwrap_or_default());
-                let new = wanted.cloned().unwrap_or_else(|| "changed in a file".to_owned());
-                pending.insert(name, Change { old, new });
+                let (old, default): (String, String) = (row.get(5), row.get(6));
+                pending.insert(name, Change { old, new: wanted.cloned().unwrap_or(default) });
             }
         }
         Ok(pending)

@@ -1,6 +1,8 @@
 //! Whether this server's history is a prefix of another's.
 
-use super::{ClusterState, ControlData, Error, History, Server, Session, Upstream, walsender::Walsender};
+use super::{
+    ClusterState, ControlData, Error, History, Server, Session, Upstream, files, walsender::Walsender,
+};
 use crate::model::{Lsn, Timeline};
 
 /// The end of the history that this server holds.
@@ -18,6 +20,13 @@ impl Position {
     /// Of a server that runs.
     pub fn of_session(session: &Session) -> Position {
         Position::End { timeline: session.timeline, lsn: session.position() }
+    }
+
+    fn timeline(self) -> Timeline {
+        let (Position::End { timeline, .. }
+        | Position::Checkpoint { timeline, .. }
+        | Position::Beyond { timeline, .. }) = self;
+        timeline
     }
 
     /// Of a server that does not run. A standby may hold more WAL than it has replayed: once it runs,
@@ -56,11 +65,18 @@ pub enum Divergence {
     Unknown,
 }
 
-/// Compares the end of our history with an upstream's timeline, the end of its WAL and its history.
-pub(super) fn compare(local: Position, upstream_end: Lsn, upstream: &History) -> Divergence {
-    let (Position::End { timeline, .. }
-    | Position::Checkpoint { timeline, .. }
-    | Position::Beyond { timeline, .. }) = local;
+/// Compares the end of our history with an upstream's timeline, the end of its WAL and its history. `own` are
+/// the ancestors of our timeline, as far as they are known.
+pub(super) fn compare(
+    local: Position,
+    own: Option<&History>,
+    upstream_end: Lsn,
+    upstream: &History,
+) -> Divergence {
+    if let Some(fork) = own.and_then(|own| own.fork(upstream)) {
+        return Divergence::Diverged { switchpoint: Some(fork) };
+    }
+    let timeline = local.timeline();
     if timeline == upstream.timeline {
         return match local {
             Position::Beyond { .. } => Divergence::Unknown,
@@ -107,7 +123,14 @@ impl Server {
         }
         let history = walsender.timeline_history(system.timeline).await?;
         walsender.close().await;
-        Ok(compare(local, system.end, &history))
+        let own = self.own_history(local.timeline())?;
+        Ok(compare(local, own.as_ref(), system.end, &history))
+    }
+
+    /// The ancestors of a timeline, where the data directory has them.
+    fn own_history(&self, timeline: Timeline) -> Result<Option<History>, Error> {
+        let path = self.settings().data_dir.join("pg_wal").join(format!("{timeline:08X}.history"));
+        Ok(files::read(&path)?.map(|text| History::parse(timeline, &text)))
     }
 }
 
@@ -145,10 +168,24 @@ mod tests {
             (end(2, 0x50), 0x50, &first, Diverged { switchpoint: None }),
         ] {
             assert_eq!(
-                compare(local, Lsn(upstream_end), upstream),
+                compare(local, None, Lsn(upstream_end), upstream),
                 expected,
                 "{local:?} against {upstream:?}"
             );
         }
+    }
+
+    #[test]
+    fn two_timelines_of_one_number_are_told_apart_by_where_they_begin() {
+        let ours = History::parse(2, "1 0/120 x");
+        let theirs = History::parse(2, "1 0/100 x");
+        let local = Position::End { timeline: 2, lsn: Lsn(0x130) };
+        let diverged = Divergence::Diverged { switchpoint: Some(Lsn(0x100)) };
+        assert_eq!(compare(local, Some(&ours), Lsn(0x300), &theirs), diverged);
+        assert_eq!(compare(local, Some(&theirs), Lsn(0x300), &theirs), Divergence::Behind);
+        // A timeline later the difference is still there.
+        let later = History::parse(3, "1 0/100 x\n2 0/200 y");
+        assert_eq!(compare(local, Some(&ours), Lsn(0x300), &later), diverged);
+        assert_eq!(compare(local, None, Lsn(0x300), &later), Divergence::Behind);
     }
 }

@@ -87,12 +87,14 @@ pub struct Receiver {
 /// A walsender (`pg_stat_replication`).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct Sender {
+    pub usename: String,
     pub application_name: String,
     pub client_addr: Option<IpAddr>,
     /// `streaming`, `catchup`, `startup`, `backup`, ...
     pub state: String,
     /// `async`, `sync`, `quorum`, `potential`.
     pub sync_state: String,
+    pub sync_priority: i32,
     #[serde(deserialize_with = "lsn")]
     pub sent: Option<Lsn>,
     #[serde(deserialize_with = "lsn")]

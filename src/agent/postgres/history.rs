@@ -34,6 +34,15 @@ impl History {
         History { timeline, switches }
     }
 
+    /// Where this history and another one left the same timeline at different points: at the earlier of both.
+    /// Two promotions that knew nothing of each other give the next timeline the same number.
+    pub fn fork(&self, other: &History) -> Option<Lsn> {
+        let differ = |switch: &Switch| {
+            other.end_of(switch.timeline).filter(|at| *at != switch.at).map(|at| at.min(switch.at))
+        };
+        self.switches.iter().find_map(differ)
+    }
+
     /// Where `timeline` was left on the way here; `None`: it is not an ancestor.
     pub fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
         self.switches.iter().find(|switch| switch.timeline == timeline).map(|switch| switch.at)

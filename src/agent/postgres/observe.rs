@@ -39,7 +39,8 @@ SELECT pg_is_in_recovery() AS in_recovery,
        receiver.status, receiver.received_tli, receiver.slot_name, receiver.sender_host, receiver.sender_port,
        receiver.latest_end_lsn::text AS latest_end,
        (SELECT coalesce(json_agg(s), '[]')::text FROM
-          (SELECT coalesce(application_name, '') AS application_name, host(client_addr) AS client_addr,
+          (SELECT coalesce(usename, '') AS usename, coalesce(sync_priority, 0) AS sync_priority,
+                  coalesce(application_name, '') AS application_name, host(client_addr) AS client_addr,
                   coalesce(state, '') AS state, coalesce(sync_state, '') AS sync_state,
                   sent_lsn::text AS sent, flush_lsn::text AS flushed, replay_lsn::text AS replayed
              FROM pg_stat_replication) s) AS senders,

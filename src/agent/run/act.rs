@@ -3,11 +3,11 @@
 use super::{
     Ended, Runtime, convert, peers,
     report::{Effect, Report},
+    unix_now,
     work::{self, Bench, Desk},
 };
 use crate::{
     agent::{
-        api,
         clock::BootTime,
         core::{
             self, Action, Data, Kind, Lane, Lease, Millis, Poll, Process, Request, StartAs, Verdict, fencing,
@@ -133,6 +133,10 @@ impl<S: Store> Runtime<S> {
             Action::Start(StartAs::Primary(_)) if self.seen.settings.primary_start_timeout > 0 => {
                 bench.patience = Duration::from_millis(self.seen.settings.primary_start_timeout);
             }
+            Action::Restart(_) => {
+                let timeout = self.restarting.as_ref().and_then(|restarting| restarting.timeout);
+                bench.patience = timeout.unwrap_or(bench.patience);
+            }
             Action::Reload => bench.settings = Some(self.effective.settings.clone()),
             Action::Stop(_) => self.count_demotion(),
             // Of this term the verdict will be, whoever leads when it comes.
@@ -151,6 +155,16 @@ impl<S: Store> Runtime<S> {
         }));
     }
 
+    /// Breaks off what is being done to the server.
+    pub(super) fn break_off(&mut self) {
+        if let Some(work) = self.server_work.take() {
+            work.abort();
+        }
+        self.operation += 1;
+        self.seen.busy.server = None;
+        self.observer.look.notify_one();
+    }
+
     fn count_demotion(&mut self) {
         if matches!(&self.seen.server.process, Process::Running(server) if !server.in_recovery) {
             let reason = match (&self.state.handover, holds(&self.seen)) {
@@ -167,6 +181,7 @@ impl<S: Store> Runtime<S> {
         let limit = Duration::from_millis((self.seen.settings.ttl / 6).clamp(200, 1_000));
         let Some(snapshot) = &self.snapshot else { return };
         let others = snapshot.members.iter().filter(|(name, _)| **name != self.config.name);
+        let known_from = u64::try_from(unix_now()).unwrap_or_default().saturating_sub(self.dynamic.ttl);
         let mut asked_of = 0;
         for (name, member) in others {
             asked_of += 1;
@@ -176,7 +191,7 @@ impl<S: Store> Runtime<S> {
                     Some((host, port)) => peers::ask(&host, port, limit).await,
                     None => None,
                 };
-                let answer = status.map(|status| convert::answer(&name, &status));
+                let answer = status.map(|status| convert::answer(&name, &status, known_from));
                 let _ = reports.send(Report::Answer { asked, answer });
             });
         }
@@ -199,6 +214,9 @@ impl<S: Store> Runtime<S> {
             }
             Report::Lease { kind, result, took } => self.lease_answered(kind, result, took),
             Report::Renewed { result, took } => {
+                if result.is_ok() {
+                    self.store_answered();
+                }
                 self.counters.renew_latency = Duration::from_millis(took);
                 let renewed = result.map(|renewal| {
                     let term = self.term().unwrap_or(Term(0));
@@ -206,11 +224,10 @@ impl<S: Store> Runtime<S> {
                 });
                 self.lease_answered(Kind::Renew, renewed, took);
             }
-            Report::Kept(result) => {
-                if let Err(failure) = result {
-                    self.count_failure(&failure);
-                }
-            }
+            Report::Kept(result) => match result {
+                Ok(()) => self.store_answered(),
+                Err(failure) => self.count_failure(&failure),
+            },
             Report::Keys { action, result } => self.keys_written(&action, result),
             Report::Server { operation, result, began, facts } => {
                 self.served(operation, result, began, *facts)
@@ -265,6 +282,15 @@ impl<S: Store> Runtime<S> {
             &mut self.memory,
             self.seen.now,
         );
+        if let Process::Running(server) = &mut self.seen.server.process {
+            server.pending_restart |= !self.pending.is_empty();
+        }
+        // Started by hand: what it runs with is to be looked at anew.
+        let started = started_at(&facts);
+        if started.is_some() && started != self.known_start {
+            self.reconfigure |= self.known_start.is_some();
+            self.known_start = started;
+        }
         self.facts = Some(facts);
         let is = matches!(&self.seen.server.process, Process::Running(server) if !server.in_recovery);
         if was && !is {
@@ -389,14 +415,12 @@ impl<S: Store> Runtime<S> {
                 self.seen.failures.record(kind, self.seen.now);
             }
         }
-        if kind == Kind::Restart {
-            self.seen.request = None;
-            if let Some(reply) = self.restarting.take() {
-                let _ = reply.send(match done {
-                    true => api::Outcome::Done("restarted successfully".to_owned()),
-                    false => api::Outcome::Failed("restart failed".to_owned()),
-                });
-            }
+        let starts = matches!(kind, Kind::Restart | Kind::StartPrimary | Kind::StartStandby);
+        if starts && self.seen.request == Some(Request::Restart) {
+            self.restarted(done);
+        }
+        if starts && done {
+            self.known_start = started_at(&facts);
         }
         // Looks that began before the end show what was.
         self.facts_from = began;
@@ -429,11 +453,10 @@ impl<S: Store> Runtime<S> {
                     at: self.seen.now,
                 });
                 self.seen.failures.clear(Kind::Rewind);
-                if self.seen.request == Some(Request::Reinitialize) {
+                if matches!(self.seen.request, Some(Request::Reinitialize { .. })) {
                     self.seen.request = None;
                 }
             }
-            Action::Restart(_) => self.pending.clear(),
             _ => {}
         }
         match effect {
@@ -443,7 +466,11 @@ impl<S: Store> Runtime<S> {
                 }
             }
             Effect::End(end) => self.seen.wal_end = Some((end, self.seen.now)),
-            Effect::Pending(pending) => self.pending = pending,
+            Effect::Pending(pending) if pending != self.pending => {
+                self.pending = pending;
+                self.state.published = None;
+            }
+            Effect::Pending(_) => {}
             Effect::None => {}
         }
     }
@@ -545,4 +572,8 @@ impl<S: Store> Runtime<S> {
             let _ = reports.send(Report::Housekept(bench.keep_slots(&expired).await));
         });
     }
+}
+
+fn started_at(facts: &Facts) -> Option<String> {
+    facts.session.as_ref().map(|session| session.postmaster_started_at.clone())
 }

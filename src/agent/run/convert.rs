@@ -83,6 +83,8 @@ pub fn cluster(snapshot: &Snapshot, now: i64) -> Cluster {
             .iter()
             .flat_map(|history| history.value.0.iter().map(|entry| (entry.timeline, entry.lsn)))
             .collect(),
+        drained: snapshot.maintenance.keys().filter(|name| snapshot.is_drained(name)).cloned().collect(),
+        suspended: snapshot.maintenance.values().any(|mark| mark.nofailover),
     }
 }
 
@@ -205,8 +207,9 @@ fn running(
     }
 }
 
-/// What a member answered to `GET /patroni`.
-pub fn answer(name: &MemberName, status: &NodeStatus) -> Answer {
+/// What a member answered to `GET /patroni`. Who has read the store since `known_from`, in seconds since
+/// the epoch, knows whether the cluster is paused.
+pub fn answer(name: &MemberName, status: &NodeStatus, known_from: u64) -> Answer {
     let xlog = status.xlog.clone().unwrap_or_default();
     let standby = xlog.received_location.max(xlog.replayed_location);
     Answer {
@@ -217,6 +220,7 @@ pub fn answer(name: &MemberName, status: &NodeStatus) -> Answer {
         lsn: xlog.location.or(standby).unwrap_or(Lsn(0)),
         nofailover: status.tags.nofailover(),
         failover_priority: status.tags.failover_priority(),
+        unpaused: !status.pause && status.dcs_last_seen.is_some_and(|seen| seen >= known_from),
     }
 }
 

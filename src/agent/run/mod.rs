@@ -8,6 +8,8 @@ mod operator;
 mod peers;
 mod publish;
 mod report;
+mod restart;
+mod switching;
 mod wal;
 mod work;
 
@@ -37,7 +39,7 @@ use std::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -125,6 +127,8 @@ struct Runtime<S> {
     roles: bool,
     checkpointed: Option<bool>,
     pending: IndexMap<String, PendingChange>,
+    /// When the postmaster was started that `pending` is about.
+    known_start: Option<String>,
     config_kept: Option<Revision>,
     kept_at: Millis,
     housekeeping: bool,
@@ -132,11 +136,14 @@ struct Runtime<S> {
     /// Slots of members that have been seen, and of those that went away since when.
     members_before: BTreeSet<String>,
     gone: BTreeMap<String, Millis>,
-    restarting: Option<oneshot::Sender<api::Outcome>>,
-    switching: Vec<operator::Switching>,
+    restarting: Option<restart::Restarting>,
+    scheduled_restart: Option<restart::Scheduled>,
+    switching: Vec<switching::Switching>,
     views: watch::Sender<Arc<View>>,
     counters: Counters,
     dcs_last_seen: Option<u64>,
+    /// When the store last answered, whatever it said.
+    store_answered_at: Millis,
     pinged_at: Millis,
     said: BTreeMap<Lane, (String, String)>,
     exit: Option<Ended>,
@@ -205,6 +212,7 @@ impl<S: Store> Runtime<S> {
             roles: false,
             checkpointed: None,
             pending: IndexMap::new(),
+            known_start: None,
             config_kept: None,
             kept_at: 0,
             housekeeping: false,
@@ -212,10 +220,12 @@ impl<S: Store> Runtime<S> {
             members_before: BTreeSet::new(),
             gone: BTreeMap::new(),
             restarting: None,
+            scheduled_restart: None,
             switching: Vec::new(),
             views,
             counters: Counters::default(),
             dcs_last_seen: None,
+            store_answered_at: 0,
             pinged_at: 0,
             said: BTreeMap::new(),
             exit: None,
@@ -317,6 +327,7 @@ impl<S: Store> Runtime<S> {
         self.keep_house();
         self.keep_config();
         self.follow_switchovers();
+        self.follow_schedule();
         self.set_pace();
         self.counters.loops += 1;
         self.counters.loop_duration = began.elapsed();
@@ -356,7 +367,7 @@ impl<S: Store> Runtime<S> {
             return;
         }
         if sight.interrupted.is_none() {
-            self.dcs_last_seen = u64::try_from(unix_now()).ok();
+            self.store_answered();
         }
         let dynamic = snapshot.config.as_ref().map(|config| Arc::clone(&config.value));
         self.seen.cluster = Some(convert::cluster(snapshot, unix_now()));
@@ -380,9 +391,13 @@ impl<S: Store> Runtime<S> {
         }
         self.config_kept = Some(known.revision);
         let cache = Cache::in_data_dir(&self.config.postgresql.data_dir);
-        if let Err(error) = cache.save(&known.value.document) {
-            tracing::warn!(%error, "the configuration cannot be kept beside the data");
-        }
+        let document = known.value.document.clone();
+        // A slow disk holds nothing up.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = cache.save(&document) {
+                tracing::warn!(%error, "the configuration cannot be kept beside the data");
+            }
+        });
     }
 
     /// Works out the settings anew, after either configuration has changed.
@@ -391,7 +406,12 @@ impl<S: Store> Runtime<S> {
         for name in &effective.ignored_parameters {
             tracing::warn!(%name, "only the cluster's configuration may set the parameter");
         }
-        self.seen.settings = convert::settings(&self.dynamic, &effective, self.config.bootstrap.is_some());
+        let settings = convert::settings(&self.dynamic, &effective, self.config.bootstrap.is_some());
+        if self.seen.settings.paused && !settings.paused {
+            // Whatever was done by hand meanwhile: histories are compared anew.
+            self.seen.verdict = None;
+        }
+        self.seen.settings = settings;
         self.seen.me.nofailover = self.config.tags.nofailover();
         self.seen.me.failover_priority = self.config.tags.failover_priority();
         self.store.set_ttl(Duration::from_secs(self.dynamic.ttl));
@@ -464,9 +484,10 @@ impl<S: Store> Runtime<S> {
 
     /// Looks often while something moves.
     fn set_pace(&self) {
-        let unlocked = self.seen.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_none());
+        let paused = self.seen.settings.paused;
+        let unlocked = self.seen.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_none() && !paused);
         let moving = unlocked || self.state.handover.is_some() || self.state.down_since.is_some();
-        let settling = !self.seen.settings.paused
+        let settling = !paused
             && matches!(&self.seen.server.process, Process::Running(server) if server.in_recovery && !server.streaming);
         let pace = match (moving, settling) {
             (true, _) => 100,
@@ -487,6 +508,7 @@ impl<S: Store> Runtime<S> {
             status: account.status(),
             leader_until: account.leader_until(),
             snapshot: self.snapshot.clone(),
+            stale: self.seen.now > self.store_answered_at + self.seen.settings.ttl,
             dcs_last_seen: self.dcs_last_seen,
             config: Arc::clone(&self.dynamic),
             latest_end_lsn: self
@@ -506,6 +528,7 @@ impl<S: Store> Runtime<S> {
             facts: self.facts.as_ref(),
             pending: &self.pending,
             checkpointed: self.checkpointed,
+            scheduled_restart: self.scheduled_restart.as_ref().map(restart::Scheduled::document),
         }
     }
 
@@ -525,6 +548,11 @@ impl<S: Store> Runtime<S> {
             self.pinged_at = self.seen.now;
             notify(&[NotifyState::Watchdog]);
         }
+    }
+
+    fn store_answered(&mut self) {
+        self.store_answered_at = self.seen.now;
+        self.dcs_last_seen = u64::try_from(unix_now()).ok();
     }
 
     fn count_failure(&mut self, failure: &Failure) {

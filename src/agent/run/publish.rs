@@ -9,10 +9,12 @@ use crate::{
     },
     contract::{
         MemberDocument, NodeStatus, PendingChange, PostgresState, ReplicationRow, Role, StatusDocument, Xlog,
+        shown_restart,
     },
     model::Lsn,
 };
 use indexmap::IndexMap;
+use serde_json::Value;
 
 /// What is told besides the observation.
 pub struct Account<'a> {
@@ -22,6 +24,7 @@ pub struct Account<'a> {
     pub pending: &'a IndexMap<String, PendingChange>,
     /// `Some(false)` from a promotion until its checkpoint is done.
     pub checkpointed: Option<bool>,
+    pub scheduled_restart: Option<Value>,
 }
 
 impl Account<'_> {
@@ -43,7 +46,10 @@ impl Account<'_> {
             Process::Starting { .. } => PostgresState::Starting,
             Process::Unresponsive { .. } | Process::Closing { .. } => PostgresState::Stopping,
             Process::Stopped => match self.facts.map(|facts| facts.process) {
-                Some(crate::agent::postgres::Process::Crashed) => PostgresState::Crashed,
+                // In a paused cluster nobody starts it again, however it went down.
+                Some(crate::agent::postgres::Process::Crashed) if !self.seen.settings.paused => {
+                    PostgresState::Crashed
+                }
                 _ => PostgresState::Stopped,
             },
         }
@@ -89,6 +95,7 @@ impl Account<'_> {
             tags: self.config.tags.clone(),
             pending_restart: self.pending_restart(),
             pending_restart_reason: self.pending.clone(),
+            scheduled_restart: self.scheduled_restart.clone(),
             pause: self.seen.settings.paused,
             checkpoint_after_promote: self.checkpointed.filter(|done| !done),
             ..MemberDocument::default()
@@ -123,6 +130,7 @@ impl Account<'_> {
             database_system_identifier: identifier,
             pending_restart: self.pending_restart(),
             pending_restart_reason: self.pending.clone(),
+            scheduled_restart: self.scheduled_restart.as_ref().map(shown_restart),
             ..NodeStatus::default()
         }
     }
@@ -154,11 +162,12 @@ fn rows(session: &Session) -> Vec<ReplicationRow> {
         .senders
         .iter()
         .map(|sender| ReplicationRow {
+            usename: sender.usename.clone(),
             application_name: sender.application_name.clone(),
             client_addr: sender.client_addr.map(|address| address.to_string()),
             state: sender.state.clone(),
             sync_state: sender.sync_state.clone(),
-            ..ReplicationRow::default()
+            sync_priority: sender.sync_priority,
         })
         .collect()
 }

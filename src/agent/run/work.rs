@@ -14,7 +14,11 @@ use crate::{
     },
     model::{Lsn, MemberName, Timeline},
 };
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// A comparison with the leader that takes longer has failed.
 const COMPARE: Duration = Duration::from_secs(5);
@@ -91,9 +95,14 @@ impl Bench {
                     let made = server.bootstrap_roles().await.map_err(text)?;
                     tracing::info!(?made, "made the roles of the cluster");
                 }
+                return Ok(self.waiting_for_restart(role).await);
             }
             Action::Restart(role) => {
-                server.restart(&self.role(role).await?, self.patience).await.map_err(text)?;
+                let started = server.restart(&self.role(role).await?, self.patience).await.map_err(text)?;
+                if !started.accepting {
+                    return Err("PostgreSQL is still recovering".to_owned());
+                }
+                return Ok(self.waiting_for_restart(role).await);
             }
             Action::Stop(StopMode::Immediate) => {
                 // Killing what has not gone in time is part of the budget.
@@ -147,18 +156,25 @@ impl Bench {
                 for name in &changed.unknown_parameters {
                     tracing::warn!(%name, "this PostgreSQL does not know the parameter; it is left out");
                 }
-                let pending = changed
-                    .pending_restart
-                    .into_iter()
-                    .map(|(name, change)| {
-                        (name, PendingChange { old_value: Some(change.old), new_value: Some(change.new) })
-                    })
-                    .collect();
-                return Ok(Effect::Pending(pending));
+                return Ok(pending(changed.pending_restart));
             }
             _ => {}
         }
         Ok(Effect::None)
+    }
+
+    /// A standby that was started may still run with more than the configuration says: what its primary has.
+    async fn waiting_for_restart(&self, role: &StartAs) -> Effect {
+        match role {
+            StartAs::Primary(_) => pending(BTreeMap::new()),
+            StartAs::Standby(_) => match self.server.waiting_for_restart().await {
+                Ok(changes) => pending(changes),
+                Err(error) => {
+                    tracing::warn!(%error, "what waits for a restart is not known");
+                    Effect::None
+                }
+            },
+        }
     }
 
     /// Makes the slots of the members exist and drops those of members that are gone for good.
@@ -174,6 +190,12 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+fn pending(changes: BTreeMap<String, postgres::Change>) -> Effect {
+    let told =
+        |change: postgres::Change| PendingChange { old_value: Some(change.old), new_value: Some(change.new) };
+    Effect::Pending(changes.into_iter().map(|(name, change)| (name, told(change))).collect())
 }
 
 /// What a write to the store needs to know besides its action.

@@ -1,6 +1,6 @@
 //! Rules of a node that has no leader key: follow who has it, or get ready to compete.
 
-use super::server::backing_off;
+use super::{pause::resumes_lead, server::backing_off};
 use crate::agent::core::{Action, Kind, Millis, Outcome, Plan, Request, StartAs, facts::Facts};
 use crate::model::MemberName;
 
@@ -9,7 +9,7 @@ const COMPARE_AGAIN: Millis = 300;
 const RETRY: Millis = 2_000;
 
 pub fn reinitialize(facts: &Facts) -> bool {
-    facts.seen.request == Some(Request::Reinitialize) && facts.ready_leader().is_some()
+    matches!(facts.seen.request, Some(Request::Reinitialize { .. })) && facts.ready_leader().is_some()
 }
 
 pub fn may_clone(facts: &Facts) -> bool {
@@ -19,13 +19,14 @@ pub fn may_clone(facts: &Facts) -> bool {
         && !backing_off(facts, Kind::Clone, RETRY)
 }
 
-/// Copies a standby that offers itself, to spare the leader; else the leader.
+/// Copies a standby that offers itself, to spare the leader; else, or where that is asked for, the leader.
 pub fn clone(facts: &Facts, plan: &mut Plan) {
     let offered = facts.cluster().and_then(|cluster| {
         cluster.members.iter().find(|member| member.clonefrom && member.running && member.name != *facts.me())
     });
     let repeated = facts.seen.failures.count(Kind::Clone) % 2 == 1;
-    let source = offered.filter(|_| !repeated).or(facts.ready_leader());
+    let from_leader = facts.seen.request == Some(Request::Reinitialize { from_leader: true });
+    let source = offered.filter(|_| !repeated && !from_leader).or(facts.ready_leader());
     plan.actions.extend(source.map(|member| Action::Clone(member.name.clone())));
 }
 
@@ -136,6 +137,7 @@ pub fn may_start_alone(facts: &Facts) -> bool {
         && facts.stopped()
         && facts.control().is_some()
         && facts.initialised().is_some()
+        && !resumes_lead(facts)
         && !backing_off(facts, Kind::StartStandby, RETRY)
 }
 

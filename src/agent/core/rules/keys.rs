@@ -234,6 +234,10 @@ fn wanted(facts: &Facts, server: &Running) -> SyncNames {
         .collect();
     others.sort_by(|a, b| b.flushed.cmp(&a.flushed).then_with(|| a.name.cmp(&b.name)));
     names.extend(others.iter().map(|row| row.name.to_string()));
+    // Who is worked on is about to go: commits had better wait for another.
+    let (kept, drained): (Vec<String>, Vec<String>) =
+        names.into_iter().partition(|name| !name.parse().is_ok_and(|name| facts.drained(&name)));
+    names = if kept.is_empty() { drained } else { kept };
     let any = settings.sync == SyncMode::Quorum;
     if !any {
         names.truncate(settings.sync_node_count.max(1));
@@ -277,9 +281,8 @@ fn nameless(facts: &Facts) -> bool {
 }
 
 fn failover_over(facts: &Facts) -> bool {
-    let Some(key) = facts.cluster().and_then(|cluster| cluster.failover.as_ref()) else { return false };
-    key.due
-        && leading(facts).is_some()
+    let Some(key) = facts.wish() else { return false };
+    leading(facts).is_some()
         && facts.seen.busy.server.is_none()
         && facts.state.handover.is_none()
         && super::server::refusal(facts, key).is_some()
@@ -306,6 +309,7 @@ fn shape(facts: &Facts) -> Shape {
         streaming: running.is_some_and(|server| server.streaming),
         timeline: running.map_or(0, |server| server.timeline),
         pending_restart: running.is_some_and(|server| server.pending_restart),
+        paused: facts.paused(),
         lsn: running.map_or(Lsn(0), |server| server.lsn),
     }
 }

@@ -2,11 +2,12 @@
 
 use super::{
     keys::{names_at_start, sync_matters},
+    pause::restart_wanted,
     server::backing_off,
 };
 use crate::agent::core::{
-    Action, ControlState, FailoverKey, Handover, Kind, Millis, Plan, Process, Reason, StartAs, StopMode,
-    election, facts::Facts,
+    Action, ControlState, FailoverKey, Handover, Kind, Millis, Plan, Poll, Process, Reason, StartAs,
+    StopMode, election, facts::Facts,
 };
 use crate::model::{Lsn, MemberName};
 
@@ -56,7 +57,22 @@ fn own_sync_active(facts: &Facts) -> bool {
 /// Handing over is better than starting again when nothing acknowledged can be lost by it, or when
 /// the operator prefers it, or when starting has failed.
 fn prefers_handover(facts: &Facts) -> bool {
-    own_sync_active(facts) || may_lose_some(facts) || wal_end(facts).is_some()
+    let better = own_sync_active(facts) || may_lose_some(facts) || wal_end(facts).is_some();
+    failover_wanted(facts).is_some() || facts.automatic() && better
+}
+
+/// Whom an operator wants to lead, whatever becomes of the leader that is there.
+fn failover_wanted<'a>(facts: &Facts<'a>) -> Option<&'a MemberName> {
+    let key = facts.wish().filter(|key| key.leader.is_none())?;
+    let outdated = facts.seen.lease.is_some_and(|lease| key.revision < lease.term);
+    key.candidate.as_ref().filter(|candidate| *candidate != facts.me() && !outdated)
+}
+
+/// The same, when it answers as a standby that may lead.
+fn failover_successor(facts: &Facts, poll: &Poll) -> Option<MemberName> {
+    let wanted = failover_wanted(facts)?;
+    let answer = poll.answers.iter().find(|answer| answer.name == *wanted)?;
+    (answer.is_standby() && !answer.nofailover && !facts.drained(wanted)).then(|| wanted.clone())
 }
 
 /// The operator would rather lose what `maximum_lag_on_failover` allows than wait, or waiting is in vain.
@@ -81,6 +97,8 @@ pub fn must_find_end(facts: &Facts) -> bool {
     let Some(since) = facts.state.down_since else { return false };
     leader_is_down(facts)
         && facts.state.handover.is_none()
+        && facts.automatic()
+        && failover_wanted(facts).is_none()
         && facts.sync().is_none()
         && facts.control().is_some_and(|control| control.state == ControlState::InProduction)
         && others
@@ -105,6 +123,10 @@ pub fn hearing(facts: &Facts) -> bool {
 
 fn crash_successor(facts: &Facts) -> Option<MemberName> {
     let poll = facts.poll_since(facts.state.down_since?)?;
+    let wanted = failover_successor(facts, poll);
+    if wanted.is_some() || !facts.automatic() {
+        return wanted;
+    }
     let successor = |limit| election::successor(facts, poll, limit).map(|answer| answer.name.clone());
     if own_sync_active(facts) {
         return successor(None);
@@ -131,6 +153,14 @@ pub fn hand_over(facts: &Facts, plan: &mut Plan) {
     plan.state.handover = Some(Handover { reason: Reason::Crash, candidate, since: facts.now });
 }
 
+/// An operator's failover need not wait until a start has succeeded or failed.
+pub fn failover_at_start(facts: &Facts) -> bool {
+    facts.holds
+        && matches!(facts.seen.server.process, Process::Starting { primary: true })
+        && !facts.stopping_at_once()
+        && facts.poll_since(0).is_some_and(|poll| failover_successor(facts, poll).is_some())
+}
+
 /// The start has been waited for in vain, and goes on.
 pub fn is_overdue(facts: &Facts) -> bool {
     facts.holds
@@ -139,7 +169,10 @@ pub fn is_overdue(facts: &Facts) -> bool {
 }
 
 pub fn start_overdue(facts: &Facts) -> bool {
-    let Some(poll) = facts.poll_since(0).filter(|poll| poll.done && is_overdue(facts)) else { return false };
+    let Some(poll) = facts.poll_since(0).filter(|poll| poll.done) else { return false };
+    if !is_overdue(facts) || !facts.automatic() {
+        return false;
+    }
     let optime = facts.cluster().and_then(|cluster| cluster.optime).unwrap_or_default();
     let limit = match facts.sync() {
         Some(_) if !own_sync_active(facts) => return false,
@@ -156,6 +189,7 @@ pub fn may_restart(facts: &Facts) -> bool {
         // The store knows the data before anybody can write to them.
         && facts.initialised().is_some()
         && claim(facts) == Standing::Good
+        && (!facts.paused() || restart_wanted(facts) || facts.state.owes_start)
         && facts.seen.failures.count(Kind::StartPrimary) < 3
         && !backing_off(facts, Kind::StartPrimary, 500)
 }
@@ -180,6 +214,7 @@ pub fn may_promote(facts: &Facts) -> bool {
     facts.holds
         && facts.safe()
         && claim(facts) == Standing::Good
+        && (!facts.paused() || facts.wanted())
         && alone
         && blocked
         && !facts.seen.failures.within(Kind::Promote, facts.ttl(), facts.now)
@@ -195,6 +230,12 @@ pub fn refusal(facts: &Facts, key: &FailoverKey) -> Option<String> {
     }
     if key.candidate.as_ref() == Some(facts.me()) {
         return Some("the candidate leads already".to_owned());
+    }
+    if facts.paused() && key.candidate.is_none() {
+        return Some("the cluster is paused and no candidate is named".to_owned());
+    }
+    if let Some(drained) = key.candidate.as_ref().filter(|candidate| facts.drained(candidate)) {
+        return Some(format!("{drained} is being worked on"));
     }
     let poll = facts.poll_since(0).filter(|poll| poll.done)?;
     if switch_candidate(facts, key).is_some() {
@@ -233,29 +274,31 @@ fn switch_candidate(facts: &Facts, key: &FailoverKey) -> Option<MemberName> {
     let Some(candidate) = &key.candidate else {
         return election::successor(facts, poll, limit).map(|answer| answer.name.clone());
     };
-    let chosen = poll.answers.iter().filter(|answer| answer.name == *candidate).cloned().collect();
-    // The others' votes still count for the quorum; only the choice is narrowed.
-    election::successor(facts, poll, limit)?;
-    let narrowed = crate::agent::core::Poll { answers: chosen, ..poll.clone() };
-    let able = narrowed.answers.iter().any(|answer| {
+    // A failover is the operator's word: it may go to a standby that confirms no commits. This leader goes
+    // down in order, so it has everything all the same.
+    let sync = facts.sync().filter(|_| key.leader.is_some());
+    if sync.is_some() {
+        // The others' votes still count for the quorum; only the choice is narrowed.
+        election::successor(facts, poll, limit)?;
+    }
+    let able = poll.answers.iter().filter(|answer| answer.name == *candidate).any(|answer| {
         answer.is_standby()
             && !answer.nofailover
-            && facts.sync().is_none_or(|sync| sync.voters.contains(&answer.name))
+            && sync.is_none_or(|sync| sync.voters.contains(&answer.name))
             && limit.is_none_or(|(end, lag)| end.bytes_since(answer.lsn) <= lag)
     });
     able.then(|| candidate.clone())
 }
 
 pub fn may_switch(facts: &Facts) -> bool {
-    let wish = facts.cluster().and_then(|cluster| cluster.failover.as_ref()).filter(|key| key.due);
+    let wish = facts.wish();
     facts.holds
         && facts.running_primary().is_some()
         && wish.is_some_and(|key| refusal(facts, key).is_none() && switch_candidate(facts, key).is_some())
 }
 
 pub fn switch_over(facts: &Facts, plan: &mut Plan) {
-    let wish = facts.cluster().and_then(|cluster| cluster.failover.as_ref());
-    let candidate = wish.and_then(|key| switch_candidate(facts, key));
+    let candidate = facts.wish().and_then(|key| switch_candidate(facts, key));
     plan.detail = candidate.as_ref().map(|name| format!("for {name}")).unwrap_or_default();
     plan.state.handover = Some(Handover { reason: Reason::Switchover, candidate, since: facts.now });
     plan.act(Action::Stop(StopMode::Fast));

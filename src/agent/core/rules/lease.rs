@@ -1,6 +1,10 @@
 //! The leader key: who takes it, keeps it, gives it up.
 
-use super::{Rule, nothing, rule};
+use super::{
+    Rule, nothing,
+    pause::{idles_with_key, may_race, restart_wanted, resumes_lead},
+    rule,
+};
 use crate::agent::core::{
     Action, Claim, ControlState, Kind, Lane, Millis, Plan, Process, Reason,
     election::{self, Fitness},
@@ -26,6 +30,13 @@ pub const RULES: &[Rule] = &[
         unfit_holder,
         release_unfit,
     ),
+    rule(
+        L,
+        "release-paused",
+        "The cluster is paused, and who has the key is no primary: give it up.",
+        idle_holder,
+        release,
+    ),
     rule(L, "renew", "The lease is due: renew it.", renewal_due, |_, plan| plan.act(Action::Renew)),
     rule(L, "hold", "The lease stands.", |facts| facts.holds, nothing),
     rule(L, "adopt-key", "The key bears this node's name: take it up again.", own_key, |_, plan| {
@@ -43,6 +54,13 @@ pub const RULES: &[Rule] = &[
         "claim-origin",
         "There is no cluster and this node has a primary's data: lead with them.",
         origin,
+        acquire,
+    ),
+    rule(
+        L,
+        "claim-restart",
+        "The cluster is paused and an operator wants the primary started: take the key first.",
+        |facts| resumes_lead(facts) && may_compete(facts),
         acquire,
     ),
     rule(L, "race", "Nobody leads and this node is fit to: take the key.", fit, acquire),
@@ -92,6 +110,13 @@ fn unfit_holder(facts: &Facts) -> bool {
     settled && !facts.writable() && unfit_reason(facts).is_some()
 }
 
+fn idle_holder(facts: &Facts) -> bool {
+    facts.holds
+        && facts.seen.busy.server.is_none()
+        && idles_with_key(facts)
+        && !backing_off(facts, Kind::Release)
+}
+
 fn unfit_reason(facts: &Facts) -> Option<&'static str> {
     let failed_starts = facts.seen.failures.count(Kind::StartPrimary);
     match () {
@@ -131,6 +156,7 @@ fn own_key(facts: &Facts) -> bool {
         && !facts.seen.stopping
         && !backing_off(facts, Kind::Acquire)
         && !facts.foreign()
+        && (!facts.paused() || may_race(facts) || restart_wanted(facts))
         && facts.own_name_on_key().is_some_and(|leader| {
             facts.seen.lease.is_some_and(|lease| lease.term == leader.term) || grounds(facts)
         })
@@ -147,6 +173,7 @@ fn bootstrapping(facts: &Facts) -> bool {
     facts.unlocked()
         && facts.cluster().is_some_and(|cluster| cluster.initialize.as_deref() == Some(""))
         && facts.empty()
+        && !facts.paused()
         && may_compete(facts)
         && facts.settings().may_bootstrap
         && !facts.seen.me.nofailover
@@ -159,21 +186,20 @@ fn origin(facts: &Facts) -> bool {
         && facts.cluster().is_some_and(|cluster| cluster.initialize.is_none())
         && facts.stopped()
         && facts.control().is_some_and(|control| control.state != ControlState::Recovery)
+        && !facts.paused()
         && may_compete(facts)
         && facts.seen.busy.server.is_none()
         && !facts.seen.me.nofailover
 }
 
 fn may_compete(facts: &Facts) -> bool {
-    !facts.paused()
-        && !facts.seen.stopping
-        && facts.state.handover.is_none()
-        && !backing_off(facts, Kind::Acquire)
+    !facts.seen.stopping && facts.state.handover.is_none() && !backing_off(facts, Kind::Acquire)
 }
 
 fn fit(facts: &Facts) -> bool {
     facts.unlocked()
         && may_compete(facts)
+        && may_race(facts)
         && (facts.seen.busy.server.is_none()
             || matches!(facts.seen.busy.server, Some(Action::CheckDivergence(_))))
         && election::fitness(facts) == Fitness::Fit
@@ -186,6 +212,11 @@ fn acquire(facts: &Facts, plan: &mut Plan) {
 
 fn explain(facts: &Facts, plan: &mut Plan) {
     if facts.unlocked() && facts.running().is_some() {
+        if !may_race(facts) {
+            let who = if facts.paused() { "the cluster is paused" } else { "a run has suspended it" };
+            plan.detail = format!("no automatic failover: {who}");
+            return;
+        }
         plan.detail = match election::fitness(facts) {
             Fitness::Fit => String::new(),
             Fitness::Unknown(why) => why.to_owned(),

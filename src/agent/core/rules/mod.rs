@@ -5,6 +5,7 @@ mod follower;
 mod keys;
 mod leader;
 mod lease;
+mod pause;
 mod peers;
 mod server;
 

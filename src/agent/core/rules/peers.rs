@@ -1,6 +1,10 @@
 //! When the other members are asked for their state.
 
-use super::{Rule, nothing, rule};
+use super::{
+    Rule, nothing,
+    pause::{may_race, writes_without_key},
+    rule,
+};
 use crate::agent::core::{Action, Lane, Millis, Process, Reason, facts::Facts};
 
 const P: Lane = Lane::Peers;
@@ -9,6 +13,9 @@ const P: Lane = Lane::Peers;
 const AGAIN: Millis = 250;
 /// The same while the last record of a leader that shuts down travels.
 const AGAIN_SOON: Millis = 40;
+
+/// The same while nothing but the end of a pause is waited for.
+const AGAIN_PAUSED: Millis = 1_000;
 
 pub const RULES: &[Rule] = &[
     rule(P, "polling", "The members are being asked.", |facts| facts.polling(), nothing),
@@ -19,6 +26,13 @@ pub const RULES: &[Rule] = &[
         "poll-handover",
         "The leader is shut down: ask whether its last record has arrived.",
         closing,
+        poll,
+    ),
+    rule(
+        P,
+        "poll-paused",
+        "Writable without the key, in a paused cluster: ask whether it still is paused.",
+        |facts| writes_without_key(facts) && older_than(facts, AGAIN_PAUSED),
         poll,
     ),
     rule(P, "poll-down", "The leader's server is down: ask who can take over.", down, poll),
@@ -40,15 +54,12 @@ fn racing(facts: &Facts) -> bool {
     facts.unlocked()
         && facts.running_standby().is_some()
         && !facts.seen.me.nofailover
+        && may_race(facts)
         && (first || older_than(facts, AGAIN))
 }
 
 fn switching(facts: &Facts) -> bool {
-    facts.holds
-        && facts.running_primary().is_some()
-        && facts.state.handover.is_none()
-        && facts.cluster().is_some_and(|cluster| cluster.failover.as_ref().is_some_and(|key| key.due))
-        && older_than(facts, AGAIN)
+    facts.holds && facts.state.handover.is_none() && facts.wish().is_some() && older_than(facts, AGAIN)
 }
 
 fn closing(facts: &Facts) -> bool {

@@ -5,11 +5,12 @@ use super::{
     follower::*,
     keys::names_at_start,
     leader::{self, *},
-    nothing, rule,
+    nothing,
+    pause::{explain_hold, holds_still, restart_wanted},
+    rule,
 };
 use crate::agent::core::{
-    Action, Data, Handover, Kind, Lane, Millis, Plan, Process, Reason, Request, StartAs, StopMode,
-    facts::Facts,
+    Action, Data, Handover, Kind, Lane, Millis, Plan, Process, Reason, StartAs, StopMode, facts::Facts,
 };
 
 pub use leader::{Standing, claim, refusal};
@@ -22,6 +23,13 @@ pub const RULES: &[Rule] = &[
         "fence",
         "Writable, and the lease is lost or could end before a later stop is done: stop at once.",
         must_fence,
+        stop_at_once,
+    ),
+    rule(
+        S,
+        "failover-at-start",
+        "The leader's server is not up yet, and an operator wants another leader, which is able: give it up.",
+        failover_at_start,
         stop_at_once,
     ),
     rule(
@@ -55,18 +63,18 @@ pub const RULES: &[Rule] = &[
         S,
         "unreadable",
         "The data directory cannot be read: hold still.",
-        |facts| facts.seen.server.data == Data::Unreadable,
+        |facts| facts.seen.server.data == Data::Unreadable && !reinitialize(facts),
         nothing,
     ),
     rule(
         S,
         "foreign",
         "The data belong to another cluster than the store's: hold still.",
-        |facts| facts.foreign(),
+        |facts| facts.foreign() && !reinitialize(facts),
         nothing,
     ),
     rule(S, "restart-asked", "An operator asked for a restart.", restart_asked, restart),
-    rule(S, "paused", "The cluster is paused: hold still.", |facts| facts.paused(), nothing),
+    rule(S, "paused", "The cluster is paused: hold still.", holds_still, explain_hold),
     rule(
         S,
         "unresponsive",
@@ -81,13 +89,7 @@ pub const RULES: &[Rule] = &[
         start_overdue,
         stop_at_once,
     ),
-    rule(
-        S,
-        "starting",
-        "PostgreSQL is starting: wait.",
-        |facts| matches!(facts.seen.server.process, Process::Starting { .. } | Process::Unresponsive { .. }),
-        nothing,
-    ),
+    rule(S, "starting", "PostgreSQL is starting: wait.", starting, nothing),
     // This node has the key.
     rule(
         S,
@@ -257,7 +259,16 @@ pub const RULES: &[Rule] = &[
 ];
 
 fn must_fence(facts: &Facts) -> bool {
-    facts.writable() && !facts.safe() && !facts.paused() && !facts.adopting() && !facts.stopping_at_once()
+    facts.writable()
+        && !facts.safe()
+        && !facts.may_write_without_lease()
+        && !facts.adopting()
+        && !facts.stopping_at_once()
+}
+
+fn starting(facts: &Facts) -> bool {
+    matches!(facts.seen.server.process, Process::Starting { .. } | Process::Unresponsive { .. })
+        && !reinitialize(facts)
 }
 
 fn stop_at_once(facts: &Facts, plan: &mut Plan) {
@@ -284,9 +295,7 @@ fn shut_down(facts: &Facts, plan: &mut Plan) {
 }
 
 fn restart_asked(facts: &Facts) -> bool {
-    facts.seen.request == Some(Request::Restart)
-        && facts.running().is_some()
-        && (facts.holds || facts.running_standby().is_some())
+    restart_wanted(facts) && facts.running().is_some() && (facts.holds || facts.running_standby().is_some())
 }
 
 fn restart(facts: &Facts, plan: &mut Plan) {

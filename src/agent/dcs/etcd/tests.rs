@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::agent::dcs::conformance::{self, Bench};
+use crate::contract::MaintenanceMark;
 use nix::sys::signal::{Signal, kill};
 use std::{
     net::TcpListener,
@@ -129,6 +130,20 @@ impl Bench for InEtcd<'_> {
         tokio::time::sleep(time).await;
     }
 
+    async fn mark(&self, mark: &MaintenanceMark, ttl: Duration) {
+        let gateway = Gateway::new(vec![self.server.endpoint()], Duration::from_secs(1), None);
+        let grant = serde_json::json!({"TTL": ttl.as_secs().to_string()});
+        let lease = gateway.call("/v3/lease/grant", &grant).await.expect("a lease").body;
+        let key = MaintenanceMark::key(
+            "/service",
+            &self.scope.parse().expect("a scope"),
+            &"a".parse().expect("a name"),
+        );
+        let put = messages::put(&key, &to_json(mark), messages::number(&lease["ID"]));
+        let done = gateway.call("/v3/kv/txn", &txn(vec![], vec![put], vec![])).await;
+        done.expect("the mark is written");
+    }
+
     fn now(&self) -> BootTime {
         BootTime::now()
     }
@@ -148,6 +163,7 @@ async fn conforms() {
         async { conformance::an_unfinished_bootstrap_dies_with_its_member(&bench("c6")).await },
         async { conformance::only_the_leader_writes_what_is_the_leaders(&bench("c7")).await },
         async { conformance::watchers_see_every_kind_of_change(&bench("c8")).await },
+        async { conformance::a_mark_lives_as_long_as_its_own_lease(&bench("c9")).await },
     );
 }
 
