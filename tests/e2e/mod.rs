@@ -9,5 +9,6 @@ mod harness_itself;
 mod hostile;
 mod kills;
 mod resources;
+mod rolling;
 mod sandbox;
 mod stories;
