@@ -61,7 +61,8 @@ pub async fn resume(args: ResumeArgs) -> Outcome {
 async fn set(common: &Common, pause: bool, wait: bool) -> Outcome {
     let context = Context::load(common)?;
     let cluster = &context.inventory.cluster;
-    let question = format!("Suspend automatic failover of {cluster}? Nobody takes over until `pgfleet resume`.");
+    let question =
+        format!("Suspend automatic failover of {cluster}? Nobody takes over until `pgfleet resume`.");
     if pause && !common.yes && ui::interactive() && !ui::confirm(&question) {
         ui::note("Nothing was changed.");
         return Ok(Exit::Done);

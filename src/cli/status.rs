@@ -157,7 +157,8 @@ mod tests {
     #[test]
     fn people_read_tables() {
         let pending = |waits: bool| {
-            let change = PendingChange { old_value: Some("100".to_owned()), new_value: Some("200".to_owned()) };
+            let change =
+                PendingChange { old_value: Some("100".to_owned()), new_value: Some("200".to_owned()) };
             waits.then(|| ("max_connections".to_owned(), change)).into_iter().collect()
         };
         let member = |name: &str, role: &str, lag_bytes| Member {

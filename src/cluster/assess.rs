@@ -179,7 +179,8 @@ fn judge_members(
     }
     if view.is_some_and(|view| view.pause) {
         problems.push(
-            "The cluster is paused: nobody takes over if the leader fails. Resume it with `pgfleet resume`.".to_owned(),
+            "The cluster is paused: nobody takes over if the leader fails. Resume it with `pgfleet resume`."
+                .to_owned(),
         );
     }
     let known: BTreeSet<_> = members.iter().map(|member| member.name.as_str()).collect();

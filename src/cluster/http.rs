@@ -79,7 +79,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let failed = |error: &dyn std::fmt::Display| HttpError::Failed(error.to_string());
-    let mut request = Request::builder().method(question.method).uri(question.path).header(header::HOST, host);
+    let mut request =
+        Request::builder().method(question.method).uri(question.path).header(header::HOST, host);
     if let Some((user, password)) = question.login {
         let pair = zeroize::Zeroizing::new(format!("{user}:{}", password.expose()));
         request = request.header(header::AUTHORIZATION, format!("Basic {}", BASE64.encode(pair.as_bytes())));

@@ -121,7 +121,8 @@ pub async fn reinitialize(
     if view(topology, access).await.is_some_and(|view| leader_of(&view).as_deref() == Some(name)) {
         return Err(RequestError::Leads { host: name.to_owned() });
     }
-    let started = async || observe::node(access, agent).await.ok().and_then(|node| node.postmaster_start_time);
+    let started =
+        async || observe::node(access, agent).await.ok().and_then(|node| node.postmaster_start_time);
     let before = started().await;
     let body = json!({"force": force, "from_leader": from_leader});
     ask(access, agent, Question::post("/reinitialize", body, AT_ONCE)).await?;

@@ -158,11 +158,7 @@ fn doors<'a>(topology: &'a Topology, access: &Access) -> Vec<Door<'a>> {
     }
     let proxies = topology.proxies.iter().filter(|proxy| reached(&&proxy.name));
     let mut doors: Vec<_> = proxies
-        .map(|proxy| Door {
-            through: &proxy.name,
-            address: proxy.address.clone(),
-            port: proxy.primary_port,
-        })
+        .map(|proxy| Door { through: &proxy.name, address: proxy.address.clone(), port: proxy.primary_port })
         .collect();
     if doors.is_empty() {
         let agents = topology.agents.iter().filter(|agent| reached(&&agent.name));

@@ -72,7 +72,8 @@ fn interruption(report: &Value, written: &Written) {
 fn changes_nothing(lab: &Lab, variables: &str) {
     let report = lab.pgfleet(&["apply", "--format", "json", "-e", variables]).success();
     let report: Value = serde_json::from_str(&report).unwrap();
-    let changes = report["hosts"].as_object().unwrap().values().map(|host| host["changes"].as_array().unwrap().len());
+    let changes =
+        report["hosts"].as_object().unwrap().values().map(|host| host["changes"].as_array().unwrap().len());
     assert_eq!((changes.sum::<usize>(), &report["restarts"]), (0, &Value::Null), "{report:#}");
 }
 
@@ -92,7 +93,10 @@ fn settings_change_under_a_client_that_writes() {
     let first = lab.leader(None);
     let (report, written) = apply(&lab, &parameters(300, "13MB"));
     assert_eq!(kinds(&report), ["standby", "standby", "switchover", "former_primary"]);
-    assert_eq!(report["restarts"]["steps"][3]["needless"], true, "the switchover has restarted it: {report:#}");
+    assert_eq!(
+        report["restarts"]["steps"][3]["needless"], true,
+        "the switchover has restarted it: {report:#}"
+    );
     interruption(&report, &written);
     everywhere(&lab, "max_connections", "300");
     let second = lab.leader(Some(&first));

@@ -101,8 +101,7 @@ pub fn after(step: &Step, started: Option<&str>, node: Result<&NodeStatus, &str>
         Some(_) => {}
     }
     let leads = matches!(node.role, Role::Primary | Role::StandbyLeader);
-    let follows =
-        matches!(node.replication_state.as_deref(), Some("streaming" | "in archive recovery"));
+    let follows = matches!(node.replication_state.as_deref(), Some("streaming" | "in archive recovery"));
     match step {
         Step::Primary { .. } if !leads => return coming(format!("to lead again; it is {}", node.role)),
         Step::Primary { .. } => {}
@@ -173,9 +172,18 @@ mod tests {
         for step in [&b, &switch, &in_place] {
             assert_eq!(missing(step, |_| {}), "");
             assert_eq!(missing(step, |s| s.dcs.members[0].healthy = false), "etcd on e1 is not healthy");
-            assert_eq!(missing(step, |s| s.members[0].state = "stopping".to_owned()), "a, the leader, is stopping");
-            assert_eq!(missing(step, |s| s.members[2].state = "running".to_owned()), "c does not stream: it is running");
-            assert_eq!(missing(step, |s| s.members[2].timeline = Some(1)), "c is on timeline 1, the leader on 2");
+            assert_eq!(
+                missing(step, |s| s.members[0].state = "stopping".to_owned()),
+                "a, the leader, is stopping"
+            );
+            assert_eq!(
+                missing(step, |s| s.members[2].state = "running".to_owned()),
+                "c does not stream: it is running"
+            );
+            assert_eq!(
+                missing(step, |s| s.members[2].timeline = Some(1)),
+                "c is on timeline 1, the leader on 2"
+            );
             assert_eq!(missing(step, |s| s.members[2].lag_bytes = Some(17 << 20)), "c lacks 17 MiB");
             let nobody = missing(step, |s| s.members[0].role = "replica".to_owned());
             assert!(nobody.starts_with("no single member leads"), "{nobody}");

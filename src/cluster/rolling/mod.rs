@@ -175,3 +175,84 @@ pub async fn settled(topology: &Topology, access: &Access) -> Vec<String> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{AgentHost, DcsKind};
+    use serde_json::{Value, json};
+
+    fn topology() -> Topology {
+        let agents = ["a", "b", "c"].map(|name| AgentHost {
+            name: name.parse().unwrap(),
+            address: name.to_owned(),
+            api_port: 8008,
+            postgres_port: 5432,
+            api_login: None,
+        });
+        Topology {
+            cluster: "demo".parse().unwrap(),
+            dcs: DcsKind::Etcd,
+            dcs_hosts: Vec::new(),
+            agents: agents.into(),
+            proxies: Vec::new(),
+            vip: None,
+            superuser: None,
+        }
+    }
+
+    /// `a` leads; `b` streams, waits for a restart and is never to lead; `c` does not answer.
+    fn observed() -> Observed {
+        let node = |document: Value| Ok(serde_json::from_value(document).unwrap());
+        let mut observed = Observed::default();
+        observed.nodes.insert(
+            "a".parse().unwrap(),
+            node(json!({"state": "running", "role": "primary", "timeline": 1, "patroni": {"name": "a"}})),
+        );
+        let pending = json!({"max_connections": {"old_value": "100", "new_value": "200"}});
+        observed.nodes.insert(
+            "b".parse().unwrap(),
+            node(json!({"state": "running", "role": "replica", "timeline": 1, "quorum_standby": true,
+                "replication_state": "streaming", "tags": {"nofailover": true}, "pending_restart": true,
+                "pending_restart_reason": pending, "patroni": {"name": "b"}})),
+        );
+        observed.nodes.insert("c".parse().unwrap(), Err("connection refused".to_owned()));
+        observed
+    }
+
+    #[test]
+    fn what_members_say_becomes_what_the_order_is_found_by() {
+        let (topology, observed) = (topology(), observed());
+        let status = assess::assess(&topology, &observed);
+        let told = |pending_only| {
+            let subjects = subjects(&topology, &observed, &status, &["a", "b", "c"], pending_only);
+            let line = |subject: Subject| {
+                let flags = [
+                    (subject.leads, "leads"),
+                    (subject.well, "well"),
+                    (subject.nofailover, "nofailover"),
+                    (subject.synchronous, "synchronous"),
+                    (subject.wanted, "wanted"),
+                ];
+                let flags = flags.into_iter().filter(|(is, _)| *is).map(|(_, flag)| flag);
+                let pending = subject.pending.iter().map(|(name, _)| name.as_str());
+                [subject.name.as_str()].into_iter().chain(flags).chain(pending).collect::<Vec<_>>().join(" ")
+            };
+            subjects.into_iter().map(line).collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!(
+            told(false),
+            "a leads well wanted\nb well nofailover synchronous wanted max_connections\nc"
+        );
+        assert_eq!(told(true), "a leads well\nb well nofailover synchronous wanted max_connections\nc");
+    }
+
+    #[test]
+    fn who_is_named_has_to_answer() {
+        let observed = observed();
+        assert!(silent(&observed, &["a", "b"]).is_ok());
+        let refused = silent(&observed, &["a", "c"]).unwrap_err();
+        assert_eq!(refused.to_string(), "the agent on c does not answer: connection refused");
+        assert!(refused.next_step().contains("--force"), "{}", refused.next_step());
+    }
+}

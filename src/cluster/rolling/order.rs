@@ -172,8 +172,7 @@ pub fn order(members: &[Subject], force: bool) -> Result<Vec<Step>, Refusal> {
     };
     if !leader.wanted {
         let lowered = standbys.iter().find_map(|member| {
-            let setting =
-                LIMITS.into_iter().find(|name| both(member, leader, name, Way::Down))?.to_owned();
+            let setting = LIMITS.into_iter().find(|name| both(member, leader, name, Way::Down))?.to_owned();
             Some(Refusal::PrimaryFirst { member: member.name.clone(), leader: leader.name.clone(), setting })
         });
         return match lowered {

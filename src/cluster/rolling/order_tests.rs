@@ -98,8 +98,13 @@ fn less_begins_with_the_primary_in_place() {
     // The primary has lowered it already: an interrupted run goes on.
     check(&format!("a *-, b w {less}"), "restart b, a standby, once it has what its primary wrote");
     for name in LIMITS {
-        assert!(told(&format!("a *w {name}=20>10, b w {name}=20>10"), false).starts_with("restart a, the primary"));
-        assert!(told(&format!("a *w {name}=10>20, b w {name}=10>20"), false).starts_with("restart b, a standby"));
+        assert!(
+            told(&format!("a *w {name}=20>10, b w {name}=20>10"), false)
+                .starts_with("restart a, the primary")
+        );
+        assert!(
+            told(&format!("a *w {name}=10>20, b w {name}=10>20"), false).starts_with("restart b, a standby")
+        );
     }
 }
 
@@ -147,7 +152,8 @@ fn refusals_say_what_to_do() {
 /// does, what shrinks does so on the primary first, and writes are interrupted once at most.
 #[test]
 fn every_order_keeps_the_rules() {
-    let changes = ["", "max_connections=100>200", "max_connections=200>100", "max_wal_senders=10>20", "x=1>2"];
+    let changes =
+        ["", "max_connections=100>200", "max_connections=200>100", "max_wal_senders=10>20", "x=1>2"];
     let mut tried = 0;
     for one in changes {
         for two in changes {
@@ -166,8 +172,9 @@ fn every_order_keeps_the_rules() {
                 let place = |wanted: &dyn Fn(&Step) -> bool| steps.iter().position(wanted);
                 let interruption =
                     place(&|step| matches!(step, Step::Primary { .. } | Step::Switchover { .. }));
-                let interruptions =
-                    steps.iter().filter(|step| matches!(step, Step::Primary { .. } | Step::Switchover { .. }));
+                let interruptions = steps
+                    .iter()
+                    .filter(|step| matches!(step, Step::Primary { .. } | Step::Switchover { .. }));
                 assert!(interruptions.count() <= 1, "{members:?}\n{steps:?}");
                 for member in members.iter().filter(|member| member.wanted) {
                     let restarts = |step: &Step| {

@@ -139,7 +139,10 @@ impl Rolling<'_> {
     /// Why the next step is not begun.
     fn may_go_on(&self, probe: &Probe, cancel: &CancellationToken) -> Option<Stop> {
         if cancel.is_cancelled() {
-            return Some(stop("stopped by Ctrl-C, between two members", "The same command goes on from here."));
+            return Some(stop(
+                "stopped by Ctrl-C, between two members",
+                "The same command goes on from here.",
+            ));
         }
         let (limit, gap) = (self.wish.max_write_gap?, probe.longest()?);
         (gap > limit).then(|| {

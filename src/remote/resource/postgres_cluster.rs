@@ -181,7 +181,8 @@ impl Manage for PostgresCluster {
         let limit = Duration::from_secs(self.timeout);
         let mut pending = false;
         let found =
-            await_condition(context, limit, Some(&self.unit), async || self.condition(&mut pending).await).await?;
+            await_condition(context, limit, Some(&self.unit), async || self.condition(&mut pending).await)
+                .await?;
         Ok(found.with("restart_pending", pending))
     }
 
