@@ -48,6 +48,8 @@ fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool)
         vars.extend(play.vars.clone());
         vars.insert("etcd_found".to_owned(), found.clone());
         vars.insert("agent_found".to_owned(), found.clone());
+        vars.insert("etcd_member".to_owned(), json!({"leader": false}));
+        vars.insert("haproxy_address".to_owned(), json!({"stdout": "elsewhere"}));
         for task in play.tasks.iter().chain(&play.handlers) {
             if let Some((path, content)) = task_file(task, &vars, &templates) {
                 files.insert(path, content);
