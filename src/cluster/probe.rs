@@ -192,8 +192,9 @@ mod tests {
 
     #[test]
     fn the_longest_pause_is_told_overall_and_within_the_step() {
-        // What happened; when it is asked; the longest pause overall and in the step.
-        let cases: &[(&[(char, u64)], u64, Option<u64>, Option<u64>)] = &[
+        /// What happened; when it is asked; the longest pause overall and in the step.
+        type Case = (&'static [(char, u64)], u64, Option<u64>, Option<u64>);
+        let cases: &[Case] = &[
             (&[], 500, None, None),
             (&[('s', 10)], 500, None, None),
             (&[('c', 0), ('c', 10), ('c', 30)], 35, Some(20), Some(20)),
