@@ -51,6 +51,8 @@ fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool)
         vars.insert("etcd_cluster".to_owned(), json!({"formed": false}));
         vars.insert("etcd_begins".to_owned(), json!(if formed { "never" } else { "forming" }));
         vars.insert("etcd_joined".to_owned(), json!({"initial_cluster": "etcd-1=http://10.128.0.26:2380"}));
+        vars.insert("etcd_member".to_owned(), json!({"leader": false}));
+        vars.insert("haproxy_address".to_owned(), json!({"stdout": "elsewhere"}));
         for task in play.tasks.iter().chain(&play.handlers) {
             if let Some((path, content)) = task_file(task, &vars, &templates) {
                 files.insert(path, content);

@@ -5,6 +5,7 @@ use super::{
     common::{Common, Format},
     context::{Context, overrides},
     error::{Error, Outcome},
+    rolling,
 };
 use crate::{
     engine::{Engine, Mask, Options, Report},
@@ -51,10 +52,26 @@ pub struct BootstrapArgs {
 /// Bring the running cluster to what the inventory says; what is right already stays untouched
 #[derive(clap::Args)]
 #[command(after_help = "\
-On a terminal the plan is shown first and a question asked; -y goes ahead.")]
+On a terminal the plan is shown first and a question asked; -y goes ahead.
+
+Where a changed setting of PostgreSQL needs a restart, members restart one after another, in an order that
+keeps the cluster writable but for a moment; how long that was is measured and told.
+
+Examples:
+  pgfleet apply -i inventory.yml
+  pgfleet apply -y --max-write-gap 500    stop before the next member if nobody could write for longer
+  pgfleet apply -y --no-restart           leave restarts for `pgfleet restart --pending`")]
 pub struct ApplyArgs {
     #[command(flatten)]
     pub common: Common,
+
+    /// Leave PostgreSQL running where a changed setting needs a restart
+    #[arg(long)]
+    pub no_restart: bool,
+
+    /// Stop before the next member restarts once nobody could write for longer than this
+    #[arg(long, value_name = "MS", conflicts_with = "no_restart")]
+    pub max_write_gap: Option<u64>,
 }
 
 /// Run a playbook of your own on the inventory's hosts
@@ -111,7 +128,13 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
         }
     }
     let report = carry_out(&context, &playbook, &Deploy::new(Mode::Apply)).await?;
-    Ok(finish(&context, &report, Mode::Apply))
+    if !report.succeeded() {
+        return Ok(finish(&context, &report, Mode::Apply));
+    }
+    if context.common.format == Format::Text {
+        ui::recap::recap(&report, false);
+    }
+    rolling::after_apply(&context, &report, args.no_restart, args.max_write_gap).await
 }
 
 pub async fn run(args: RunArgs) -> Outcome {
@@ -195,7 +218,7 @@ pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy) ->
 
 /// The first Ctrl-C lets hosts finish the step that they are in; the second ends the program, and the
 /// hands on the targets finish their step and stop by themselves.
-async fn cancel_on_interrupt(cancel: CancellationToken) {
+pub(super) async fn cancel_on_interrupt(cancel: CancellationToken) {
     let mut interrupted = 0;
     while tokio::signal::ctrl_c().await.is_ok() {
         interrupted += 1;

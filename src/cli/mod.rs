@@ -9,9 +9,15 @@ mod deploy;
 mod destroy;
 pub mod error;
 mod exit;
+mod failover;
 mod init;
+mod pause;
 mod reach;
+mod reinit;
+mod reload;
 mod remote;
+mod restart;
+mod rolling;
 mod sandbox;
 mod scale;
 mod ssh;
@@ -48,6 +54,12 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Switchover(switchover::Args),
+    Failover(failover::Args),
+    Restart(restart::Args),
+    Reload(reload::Args),
+    Reinit(reinit::Args),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     Add(scale::AddArgs),
     Remove(scale::RemoveArgs),
     Replace(scale::ReplaceArgs),
@@ -79,6 +91,12 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
         Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),
         Command::Switchover(args) => on_cluster(&args.common.clone(), switchover::run(args)),
+        Command::Failover(args) => on_cluster(&args.common.clone(), failover::run(args)),
+        Command::Restart(args) => on_cluster(&args.common.clone(), restart::run(args)),
+        Command::Reload(args) => on_cluster(&args.common.clone(), reload::run(args)),
+        Command::Reinit(args) => on_cluster(&args.common.clone(), reinit::run(args)),
+        Command::Pause(args) => on_cluster(&args.common.clone(), pause::pause(args)),
+        Command::Resume(args) => on_cluster(&args.common.clone(), pause::resume(args)),
         Command::Add(args) => on_cluster(&args.common.clone(), scale::add(args)),
         Command::Remove(args) => on_cluster(&args.common.clone(), scale::remove(args)),
         Command::Replace(args) => on_cluster(&args.common.clone(), scale::replace(args)),

@@ -92,9 +92,33 @@ pub fn text(status: &Status) -> Vec<String> {
         let holder = vip.holder.as_deref().unwrap_or("nobody");
         lines.extend([String::new(), format!("Virtual address {} is held by {holder}", vip.address)]);
     }
+    let notes = notes(status);
+    if !notes.is_empty() {
+        lines.push(String::new());
+        lines.extend(notes);
+    }
     if !status.problems.is_empty() {
         lines.push(String::new());
         lines.extend(status.problems.iter().map(|problem| format!("{bad}!{bad:#} {problem}")));
+    }
+    lines
+}
+
+/// What is worth knowing and no problem.
+fn notes(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    for member in status.members.iter().filter(|member| member.pending_restart) {
+        let reasons = cluster::rolling::reasons(&member.pending_restart_reason);
+        let reasons = if reasons.is_empty() { "a changed setting".to_owned() } else { reasons };
+        lines.push(format!("{} waits for a restart: {reasons}", member.name));
+    }
+    if !lines.is_empty() {
+        lines.push("`pgfleet restart --pending` restarts in the right order.".to_owned());
+    }
+    if let Some(switchover) = &status.scheduled_switchover {
+        let from = switchover.from.as_deref().map(|from| format!(" from {from}")).unwrap_or_default();
+        let to = switchover.to.as_deref().unwrap_or("the best standby");
+        lines.push(format!("A switchover{from} to {to} is scheduled for {}", switchover.at));
     }
     lines
 }
@@ -125,10 +149,18 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{Dcs, DcsMember, Frontend, Haproxy, Member, Vip};
+    use crate::{
+        cluster::{Dcs, DcsMember, Frontend, Haproxy, Member, Vip},
+        contract::{PendingChange, ScheduledSwitchover},
+    };
 
     #[test]
     fn people_read_tables() {
+        let pending = |waits: bool| {
+            let change =
+                PendingChange { old_value: Some("100".to_owned()), new_value: Some("200".to_owned()) };
+            waits.then(|| ("max_connections".to_owned(), change)).into_iter().collect()
+        };
         let member = |name: &str, role: &str, lag_bytes| Member {
             name: name.to_owned(),
             host: "10.0.0.1".to_owned(),
@@ -138,12 +170,19 @@ mod tests {
             timeline: Some(3),
             lag_bytes,
             pending_restart: role == "leader",
+            pending_restart_reason: pending(role == "leader"),
         };
         let frontend = |port, serves| Frontend { port, serves, backends_up: 1 };
         let status = Status {
             cluster: "demo".to_owned(),
             healthy: false,
             problems: vec!["pg2 is slow. Wait.".to_owned()],
+            pause: false,
+            scheduled_switchover: Some(ScheduledSwitchover {
+                at: "2026-12-01T03:00:00+00:00".to_owned(),
+                from: Some("pg1".to_owned()),
+                to: None,
+            }),
             members: vec![member("pg1", "leader", None), member("pg2", "sync_standby", Some(5_000_000))],
             dcs: Dcs {
                 kind: "etcd",
@@ -172,6 +211,10 @@ mod tests {
         lb       10.0.0.9:5001  replica  1 up
 
         Virtual address 10.0.0.100 is held by nobody
+
+        pg1 waits for a restart: max_connections (100 -> 200)
+        `pgfleet restart --pending` restarts in the right order.
+        A switchover from pg1 to the best standby is scheduled for 2026-12-01T03:00:00+00:00
 
         ! pg2 is slow. Wait.
         ");

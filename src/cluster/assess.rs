@@ -30,7 +30,17 @@ pub fn assess(topology: &Topology, observed: &Observed) -> Status {
         .collect();
     let vip = judge_vip(topology, observed, &mut problems);
     let cluster = topology.cluster.to_string();
-    Status { cluster, healthy: problems.is_empty(), problems, members, dcs, haproxy, vip }
+    Status {
+        cluster,
+        healthy: problems.is_empty(),
+        problems,
+        pause: view.is_some_and(|view| view.pause),
+        scheduled_switchover: view.and_then(|view| view.scheduled_switchover.clone()),
+        members,
+        dcs,
+        haproxy,
+        vip,
+    }
 }
 
 fn unreachable_hosts(topology: &Topology, observed: &Observed, problems: &mut Vec<String>) {
@@ -64,6 +74,11 @@ fn member(host: &AgentHost, observed: &Observed, view: Option<&ClusterDocument>)
         lag_bytes: lag_bytes(node, listed, observed),
         pending_restart: node.is_some_and(|node| node.pending_restart)
             || listed.is_some_and(|listed| listed.pending_restart),
+        pending_restart_reason: node
+            .map(|node| &node.pending_restart_reason)
+            .or_else(|| listed.map(|listed| &listed.pending_restart_reason))
+            .cloned()
+            .unwrap_or_default(),
     }
 }
 
@@ -164,8 +179,7 @@ fn judge_members(
     }
     if view.is_some_and(|view| view.pause) {
         problems.push(
-            "The cluster is paused: nobody takes over if the leader fails. Resume it with \
-             `curl -X PATCH -d '{\"pause\": null}' http://HOST:8008/config`."
+            "The cluster is paused: nobody takes over if the leader fails. Resume it with `pgfleet resume`."
                 .to_owned(),
         );
     }

@@ -97,6 +97,8 @@ fn a_cluster_that_is_well() {
       "cluster": "demo",
       "healthy": true,
       "problems": [],
+      "pause": false,
+      "scheduled_switchover": null,
       "members": [
         {
           "name": "pg1",
@@ -106,7 +108,8 @@ fn a_cluster_that_is_well() {
           "state": "running",
           "timeline": 2,
           "lag_bytes": null,
-          "pending_restart": false
+          "pending_restart": false,
+          "pending_restart_reason": {}
         },
         {
           "name": "pg2",
@@ -116,7 +119,8 @@ fn a_cluster_that_is_well() {
           "state": "streaming",
           "timeline": 2,
           "lag_bytes": 10,
-          "pending_restart": false
+          "pending_restart": false,
+          "pending_restart_reason": {}
         }
       ],
       "dcs": {
@@ -232,7 +236,7 @@ fn troubles_of_members_are_told_apart() {
     --
     pg2 is on timeline 1, the leader on 2. It follows by itself unless its agent's log says why not.
     --
-    The cluster is paused: nobody takes over if the leader fails. Resume it with `curl -X PATCH -d '{"pause": null}' http://HOST:8008/config`.
+    The cluster is paused: nobody takes over if the leader fails. Resume it with `pgfleet resume`.
     The DCS lists a member `pg9` that the inventory does not have. Add it there, or stop its agent and remove it.
     "#);
 }

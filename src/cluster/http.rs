@@ -41,8 +41,9 @@ impl Answer {
 
 /// What is sent.
 pub struct Question<'a> {
+    pub method: Method,
     pub path: &'a str,
-    /// A JSON body makes it a POST.
+    /// As JSON.
     pub body: Option<serde_json::Value>,
     pub login: Option<&'a (String, Secret)>,
     pub within: Duration,
@@ -50,11 +51,15 @@ pub struct Question<'a> {
 
 impl<'a> Question<'a> {
     pub fn get(path: &'a str, within: Duration) -> Self {
-        Self { path, body: None, login: None, within }
+        Self { method: Method::GET, path, body: None, login: None, within }
     }
 
     pub fn post(path: &'a str, body: serde_json::Value, within: Duration) -> Self {
-        Self { path, body: Some(body), login: None, within }
+        Self { method: Method::POST, path, body: Some(body), login: None, within }
+    }
+
+    pub fn patch(path: &'a str, body: serde_json::Value, within: Duration) -> Self {
+        Self { method: Method::PATCH, ..Self::post(path, body, within) }
     }
 }
 
@@ -74,8 +79,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let failed = |error: &dyn std::fmt::Display| HttpError::Failed(error.to_string());
-    let method = if question.body.is_some() { Method::POST } else { Method::GET };
-    let mut request = Request::builder().method(method).uri(question.path).header(header::HOST, host);
+    let mut request =
+        Request::builder().method(question.method).uri(question.path).header(header::HOST, host);
     if let Some((user, password)) = question.login {
         let pair = zeroize::Zeroizing::new(format!("{user}:{}", password.expose()));
         request = request.header(header::AUTHORIZATION, format!("Basic {}", BASE64.encode(pair.as_bytes())));

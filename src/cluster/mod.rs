@@ -3,7 +3,8 @@
 //!
 //! Asks agents, the DCS, HAProxy and PostgreSQL, all through the SSH connection to each host, so that
 //! nothing but port 22 has to be open. Observing (`observe`) and judging (`assess`, pure) are apart.
-//! Never changes a host; a switchover is asked of the leader's agent. Start reading at [`status`].
+//! Never changes a host by itself: switchover, restart and the like are asked of agents. Start reading at
+//! [`status`]; [`rolling`] restarts members in the right order.
 
 mod access;
 mod assess;
@@ -12,7 +13,10 @@ mod haproxy;
 mod http;
 mod leaving;
 mod observe;
+pub mod operator;
 pub mod preflight;
+mod probe;
+pub mod rolling;
 mod sql;
 mod status;
 mod switchover;

@@ -78,7 +78,7 @@ pub async fn observe(topology: &Topology, access: &Access) -> Observed {
 }
 
 /// `GET /patroni` of one agent. It answers with 503 while PostgreSQL is down, and with a body all the same.
-async fn node(access: &Access, host: &AgentHost) -> Result<NodeStatus, String> {
+pub async fn node(access: &Access, host: &AgentHost) -> Result<NodeStatus, String> {
     ask_agent(access, host, "/patroni").await
 }
 

@@ -1,6 +1,10 @@
 //! The state of a cluster as it is told: the document of `pgfleet status --format json`.
 
-use crate::model::Timeline;
+use crate::{
+    contract::{PendingChange, ScheduledSwitchover},
+    model::Timeline,
+};
+use indexmap::IndexMap;
 use serde::Serialize;
 
 /// What is known of a cluster at one moment.
@@ -11,6 +15,10 @@ pub struct Status {
     pub healthy: bool,
     /// Sentences: what is wrong, and what to do.
     pub problems: Vec<String>,
+    /// Automatic failover is suspended.
+    pub pause: bool,
+    /// A switchover that waits for its time.
+    pub scheduled_switchover: Option<ScheduledSwitchover>,
     pub members: Vec<Member>,
     pub dcs: Dcs,
     pub haproxy: Vec<Haproxy>,
@@ -33,6 +41,8 @@ pub struct Member {
     /// Bytes of WAL that it lacks; `null` for the leader, and where it is not known.
     pub lag_bytes: Option<u64>,
     pub pending_restart: bool,
+    /// The settings that wait for the restart, where the agent says which.
+    pub pending_restart_reason: IndexMap<String, PendingChange>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

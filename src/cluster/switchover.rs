@@ -4,7 +4,7 @@
 use super::{
     access::Access,
     http::{self, Question},
-    observe, sql,
+    observe, probe,
     status::is_leader,
     topology::{AgentHost, Topology},
     verify::leader_host,
@@ -15,16 +15,9 @@ use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
 
 /// How long the whole change may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How often the probe tries to write.
-const PROBE_INTERVAL: Duration = Duration::from_millis(10);
-
-/// How long one attempt of the probe may take.
-const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A switchover that was carried out.
 #[derive(Clone, Debug, Serialize)]
@@ -81,29 +74,34 @@ pub async fn switchover(
     let before = observe::cluster(access, leader).await.map_err(|why| no_answer(leader, why))?;
     let from = check(&before, to)?;
 
-    let (stop, stopped) = watch::channel(false);
-    let (ready, mut writing) = watch::channel(false);
-    let change = async {
-        // A gap can only be measured from a commit before it; without a probe there is nothing to wait for.
-        let _ = tokio::time::timeout(Duration::from_secs(5), writing.wait_for(|writing| *writing)).await;
+    let (changed, gap) = probe::during(topology, access, async |probe| {
+        // A gap can only be measured from a commit before it; where nobody can write there is none to wait for.
+        probe.acknowledged().await;
         let start = Instant::now();
-        let result = ask(access, leader, &from, to).await;
-        let result = match result {
-            Ok(()) => await_leader(topology, access, &from).await,
-            Err(error) => Err(error),
-        };
+        let changed = hand_over(topology, access, leader, &from, to).await;
         let took = start.elapsed();
-        // The probe ends after it has seen a commit by the new leader.
-        stop.send_replace(true);
-        result.map(|to| (to, took))
-    };
-    let (changed, gap) = tokio::join!(change, probe(topology, access, ready, stopped));
+        probe.acknowledged().await;
+        (changed.map(|to| (to, took)), probe.longest())
+    })
+    .await;
     let (to, took) = changed?;
     let not_following = await_followers(topology, access, &to).await;
     Ok(Switched { from, to, took_ms: millis(took), writes_interrupted_ms: gap.map(millis), not_following })
 }
 
-fn millis(time: Duration) -> u64 {
+/// Asks the leader to give way to `to`, or to the best standby, and returns who leads once all know it.
+pub(super) async fn hand_over(
+    topology: &Topology,
+    access: &Access,
+    leader: &AgentHost,
+    from: &str,
+    to: Option<&str>,
+) -> Result<String, SwitchoverError> {
+    ask(access, leader, from, to).await?;
+    await_leader(topology, access, from).await
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -202,59 +200,4 @@ fn not_following(view: &ClusterDocument) -> Vec<String> {
     let behind =
         followers.filter(|member| !matches!(member.state.as_str(), "streaming" | "in archive recovery"));
     behind.map(|member| member.name.clone()).collect()
-}
-
-/// Commits through the entry point again and again, and measures the longest pause. It writes nothing that
-/// stays: each commit is a logical message in the WAL, which needs no table.
-async fn probe(
-    topology: &Topology,
-    access: &Access,
-    ready: watch::Sender<bool>,
-    stopped: watch::Receiver<bool>,
-) -> Option<Duration> {
-    let superuser = topology.superuser.as_ref()?;
-    let proxy = topology.proxies.iter().find(|proxy| access.session(&proxy.name).is_ok());
-    let endpoints: Vec<_> = match proxy {
-        Some(proxy) => vec![(&proxy.name, proxy.address.as_str(), proxy.primary_port)],
-        // Without an entry point a client tries one server after the other, as libpq does.
-        None => topology
-            .agents
-            .iter()
-            .map(|agent| (&agent.name, agent.address.as_str(), agent.postgres_port))
-            .collect(),
-    };
-    let mut client = None;
-    let mut next = 0;
-    let mut last: Option<Instant> = None;
-    let mut longest = Duration::ZERO;
-    let mut asked_to_stop: Option<Instant> = None;
-    loop {
-        if *stopped.borrow() {
-            let since = *asked_to_stop.get_or_insert_with(Instant::now);
-            if last.is_none_or(|last| last > since) || since.elapsed() > Duration::from_secs(10) {
-                return last.map(|_| longest);
-            }
-        }
-        let writer = match client.take() {
-            Some(writer) => Some(writer),
-            None => {
-                let (through, address, port) = endpoints[next % endpoints.len()];
-                next += 1;
-                sql::connect(access, through, (address, port), superuser, PROBE_PATIENCE).await.ok()
-            }
-        };
-        if let Some(writer) = writer {
-            let commit = "SELECT pg_logical_emit_message(true, 'pgfleet', 'probe')";
-            if sql::text(&writer, commit, PROBE_PATIENCE).await.is_ok() {
-                let now = Instant::now();
-                if let Some(last) = last {
-                    longest = longest.max(now - last);
-                }
-                last = Some(now);
-                ready.send_replace(true);
-                client = Some(writer);
-            }
-        }
-        tokio::time::sleep(PROBE_INTERVAL).await;
-    }
 }

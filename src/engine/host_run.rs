@@ -185,6 +185,7 @@ fn book(
         Verdict::Failed(failure) => Finding::Failed(failure.clone()),
     };
     tally.warnings.extend(outcome.warnings.iter().cloned());
+    tally.restart_pending |= outcome.result.get("restart_pending") == Some(&Value::Bool(true));
     let finished = Event::StepFinished { host: host.name.clone(), step: step.name.clone(), finding };
     let _ = with.sink.send(finished);
     match &outcome.verdict {

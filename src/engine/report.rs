@@ -26,6 +26,9 @@ pub struct Tally {
     pub skipped: usize,
     pub changes: Vec<Change>,
     pub warnings: Vec<String>,
+    /// A step saw, or may have caused, that a setting of PostgreSQL waits for a restart.
+    #[serde(skip)]
+    pub restart_pending: bool,
 }
 
 /// A step that changed something, or under `plan` would.
@@ -65,6 +68,11 @@ impl Report {
     /// How many steps changed something, over all hosts.
     pub fn changed(&self) -> usize {
         self.hosts.values().map(|tally| tally.changes.len()).sum()
+    }
+
+    /// Whether members of the cluster may wait for a restart of PostgreSQL.
+    pub fn restart_pending(&self) -> bool {
+        self.hosts.values().any(|tally| tally.restart_pending)
     }
 
     pub fn tally(&mut self, host: &HostName) -> &mut Tally {

@@ -86,7 +86,7 @@ pub static VARIABLES: &[Variable] = &[
     row(In::Postgres, "postgres_data_dir", Path, FromHost { how: "`/var/lib/postgresql/VERSION/CLUSTER_NAME`", from: data_dir }, Host, PG, "The data directory. Data that is already there is adopted, never overwritten.", "/var/lib/postgresql/17/demo"),
     row(In::Postgres, "postgres_bin_dir", Path, FromHost { how: "`/usr/lib/postgresql/VERSION/bin`", from: bin_dir }, Host, PG, "Where `postgres`, `initdb` and `pg_rewind` are.", "/usr/lib/postgresql/17/bin"),
     row(In::Postgres, "postgres_socket_dir", Path, Is("/var/run/postgresql"), Host, PG, "Where PostgreSQL's Unix socket is.", "/var/run/postgresql"),
-    row(In::Postgres, "postgres_parameters", Settings, Is("{}"), Cluster, PG, "Settings of postgresql.conf for all members, kept in the DCS. What needs only a reload is reloaded, nothing restarts.", "{max_connections: 200, work_mem: 16MB}"),
+    row(In::Postgres, "postgres_parameters", Settings, Is("{}"), Cluster, PG, "Settings of postgresql.conf for all members, kept in the DCS. What needs only a reload is reloaded; for the rest `apply` restarts one member after another.", "{max_connections: 200, work_mem: 16MB}"),
     row(In::Postgres, "postgres_hba", ListOfText, Is("[local all all peer, host all all 0.0.0.0/0 scram-sha-256, \"host all all ::/0 scram-sha-256\"]"), Cluster, PG, "Lines of pg_hba.conf. Those that replication and the agent need come before them by themselves.", "[host app app 10.0.0.0/8 scram-sha-256]"),
     row(In::Postgres, "postgres_encoding", Text, Is("UTF8"), Cluster, PG, "The encoding that initdb is given.", "UTF8"),
     row(In::Postgres, "postgres_locale", Text, Is("C.UTF-8"), Cluster, PG, "The locale that initdb is given.", "en_US.UTF-8"),

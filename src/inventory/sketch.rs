@@ -65,7 +65,7 @@ impl Sketch {
                 file.line("    # postgres_version: 17");
             }
         }
-        file.line("    # Settings for all members. What needs only a reload is reloaded, nothing restarts.");
+        file.line("    # Settings for all members. What needs a restart restarts one member after another.");
         file.line("    # postgres_parameters:");
         file.line("    #   max_connections: 200");
         file.line("    #   shared_buffers: 1GB");

@@ -145,14 +145,20 @@ impl Loader<'_> {
 
     /// The tasks of a file that `node` names.
     pub fn tasks_file(&mut self, name: &str, node: &Node<'_>) -> Option<Vec<Task>> {
-        self.tasks_file_within(name, node, &Inherited::default())
+        self.tasks_file_within(name, node, &Inherited::default(), false)
     }
 
-    fn tasks_file_within(&mut self, name: &str, node: &Node<'_>, inherited: &Inherited) -> Option<Vec<Task>> {
+    fn tasks_file_within(
+        &mut self,
+        name: &str,
+        node: &Node<'_>,
+        inherited: &Inherited,
+        handlers: bool,
+    ) -> Option<Vec<Task>> {
         let (source, text) = self.open(name, node, "file of tasks")?;
         let document = self.document(&source, text)?;
         self.stack.push(source);
-        let tasks = self.task_list(&document.root(), inherited, false);
+        let tasks = self.task_list(&document.root(), inherited, handlers);
         self.stack.pop();
         Some(tasks)
     }
@@ -196,7 +202,7 @@ impl Loader<'_> {
                     self.wrong
                         .push(looped.key_error("`import_tasks` can't loop").label("use `include_tasks`"));
                 }
-                return self.tasks_file_within(&file, action, &inherited).unwrap_or_default();
+                return self.tasks_file_within(&file, action, &inherited, handler).unwrap_or_default();
             }
         };
         for key in ["changed_when", "failed_when", "until"] {

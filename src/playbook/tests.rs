@@ -143,6 +143,22 @@ fn imports_and_includes() {
 }
 
 #[test]
+fn handlers_can_be_imported() {
+    let playbook = load(&[
+        (
+            "site.yml",
+            "- hosts: all\n  tasks: [{command: x, notify: again}]\n  handlers:\n    - import_tasks: two.yml\n",
+        ),
+        ("two.yml", "- name: first\n  listen: again\n  command: a\n- name: again\n  command: b\n"),
+    ])
+    .unwrap();
+    let handlers = &playbook.plays[0].handlers;
+    let names: Vec<&str> = handlers.iter().map(|handler| handler.name.as_str()).collect();
+    assert_eq!(names, ["first", "again"]);
+    assert!(handlers.iter().all(|handler| handler.answers_to("again")));
+}
+
+#[test]
 fn an_include_with_a_rendered_name_is_read_late() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("play.yml");

@@ -5,6 +5,7 @@ mod diff;
 pub mod progress;
 pub mod prompt;
 pub mod recap;
+pub mod steps;
 
 use crate::diagnostic::Diagnostic;
 use anstyle::{AnsiColor, Style};

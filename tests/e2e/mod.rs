@@ -9,6 +9,7 @@ mod harness_itself;
 mod hostile;
 mod kills;
 mod resources;
+mod rolling;
 mod sandbox;
 mod scale;
 mod stories;

@@ -131,17 +131,22 @@ impl Manage for DynamicConfig {
         Ok(finding)
     }
 
-    async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
+    async fn apply(&self, context: &Context<'_>, finding: &mut Finding) -> Result<(), Failure> {
         let patch = patch(&self.current(context).await?, &self.config);
         let url = self.address();
-        let body = Value::Object(patch).to_string();
+        let body = Value::Object(patch.clone()).to_string();
         let call = Call::send(Method::PATCH, &url, body)
             .authorize(self.username.as_deref(), self.password.as_deref())
             .limit(ATTEMPT);
         let next_step = "see whether the store is reachable from this host, and the agent's log";
         let response = call.run().await.map_err(|error| failure_with(error.to_string(), next_step))?;
         match response.status {
-            200 => Ok(()),
+            200 => {
+                // Members find out for themselves, a moment later, whether a new value needs a restart.
+                let parameters = patch.get("postgresql").and_then(|part| part.get("parameters")).is_some();
+                finding.result.insert("restart_pending".to_owned(), parameters.into());
+                Ok(())
+            }
             400 | 422 => {
                 Err(failure_with(said(&url, &response), "correct the setting that the agent refuses"))
             }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::{collections::BTreeSet, time::Duration};
 
 /// `etcd_member`: waits until this member is healthy and the cluster has exactly the expected members.
+/// Registers whether it is their `leader`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdMember {
@@ -22,6 +23,9 @@ pub struct EtcdMember {
     /// Names of the expected members; not compared when empty.
     #[serde(default)]
     pub members: Vec<String>,
+    /// All members have to be healthy, asked at the addresses that they give to clients.
+    #[serde(default)]
+    pub everyone: bool,
     /// How long to wait, in seconds.
     #[serde(default = "super::five_minutes_secs")]
     pub timeout: u64,
@@ -50,24 +54,56 @@ impl EtcdMember {
 
     async fn look(&self) -> Result<(), String> {
         let base = self.endpoint.trim_end_matches('/');
-        let health = Call::get(&format!("{base}/health")).limit(ATTEMPT).run().await;
-        let health = health.map_err(|error| error.to_string())?;
-        let document: Value = serde_json::from_slice(&health.body).unwrap_or_default();
-        // A boolean in some versions, its word in others.
-        let is_healthy = document["health"] == true || document["health"] == "true";
-        if health.status != 200 || !is_healthy {
-            let reason = document["reason"].as_str().filter(|reason| !reason.is_empty());
-            return Err(format!("{base} is not healthy: {}", reason.unwrap_or(health.text().trim())));
-        }
-        if self.members.is_empty() {
+        health(base).await?;
+        if self.members.is_empty() && !self.everyone {
             return Ok(());
         }
-        let list = Call::send(Method::POST, &format!("{base}/v3/cluster/member/list"), "{}").limit(ATTEMPT);
-        let list = list.run().await.map_err(|error| error.to_string())?;
-        let document: Value = serde_json::from_slice(&list.body)
-            .map_err(|_| format!("the list of members can't be read: {}", list.text().trim()))?;
-        compare(&self.members, &document)
+        let document = post(&format!("{base}/v3/cluster/member/list")).await?;
+        if !self.members.is_empty() {
+            compare(&self.members, &document)?;
+        }
+        if self.everyone {
+            let urls = addresses(&document);
+            futures_util::future::try_join_all(urls.iter().map(|url| health(url))).await?;
+        }
+        Ok(())
     }
+
+    /// Whether this member leads; `false` where it cannot be asked.
+    async fn leads(&self) -> bool {
+        let status = post(&format!("{}/v3/maintenance/status", self.endpoint.trim_end_matches('/'))).await;
+        status.is_ok_and(|status| {
+            let id = |value: &Value| value.as_str().filter(|id| *id != "0").map(str::to_owned);
+            id(&status["leader"]).is_some_and(|leader| Some(leader) == id(&status["header"]["member_id"]))
+        })
+    }
+}
+
+/// Whether the member at `base` is healthy: it sees a leader, and a quorum takes what it proposes.
+async fn health(base: &str) -> Result<(), String> {
+    let health = Call::get(&format!("{base}/health")).limit(ATTEMPT).run().await;
+    let health = health.map_err(|error| format!("{base}: {error}"))?;
+    let document: Value = serde_json::from_slice(&health.body).unwrap_or_default();
+    // A boolean in some versions, its word in others.
+    let is_healthy = document["health"] == true || document["health"] == "true";
+    if health.status == 200 && is_healthy {
+        return Ok(());
+    }
+    let reason = document["reason"].as_str().filter(|reason| !reason.is_empty());
+    Err(format!("{base} is not healthy: {}", reason.unwrap_or(health.text().trim())))
+}
+
+async fn post(url: &str) -> Result<Value, String> {
+    let answer = Call::send(Method::POST, url, "{}").limit(ATTEMPT).run().await;
+    let answer = answer.map_err(|error| format!("{url}: {error}"))?;
+    serde_json::from_slice(&answer.body).map_err(|_| format!("{url}: {}", answer.text().trim()))
+}
+
+/// Where each member of the list answers clients.
+fn addresses(document: &Value) -> Vec<String> {
+    let members = document["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let urls = members.iter().filter_map(|member| member["clientURLs"].as_array()?.first()?.as_str());
+    urls.map(|url| url.trim_end_matches('/').to_owned()).collect()
 }
 
 /// Whether a list of members, as etcd's gateway gives it, has exactly the expected names.
@@ -93,7 +129,9 @@ fn compare(expected: &[String], document: &Value) -> Result<(), String> {
 impl Manage for EtcdMember {
     async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
         let limit = Duration::from_secs(self.timeout);
-        await_condition(context, limit, Some(&self.unit), async || self.condition().await).await
+        let found =
+            await_condition(context, limit, Some(&self.unit), async || self.condition().await).await?;
+        Ok(found.with("leader", self.leads().await))
     }
 
     async fn apply(&self, _context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
@@ -105,6 +143,16 @@ impl Manage for EtcdMember {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn every_member_is_asked_at_its_first_address() {
+        let document = json!({"members": [
+            {"name": "a", "clientURLs": ["http://10.0.0.1:2379/", "http://127.0.0.1:2379"]},
+            {"name": "b", "clientURLs": ["http://10.0.0.2:2379"]},
+            {"name": ""},
+        ]});
+        assert_eq!(addresses(&document), ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]);
+    }
 
     #[test]
     fn members_are_compared_by_name() {

@@ -3,7 +3,7 @@
 use super::await_condition;
 use crate::remote::{
     host::{Context, Finding, Manage},
-    http::Call,
+    http::{Call, Response},
     protocol::Failure,
     wait::Look,
 };
@@ -19,6 +19,10 @@ pub struct PostgresCluster {
     /// The agent's REST API.
     #[serde(default = "super::agent_url")]
     pub url: String,
+    /// Agents to ask instead, the first that answers. Where none does there is no cluster yet, and nothing
+    /// to wait for.
+    #[serde(default)]
+    pub urls: Vec<String>,
     /// Names of the expected members; those that the cluster knows when empty.
     #[serde(default)]
     pub members: Vec<String>,
@@ -50,28 +54,46 @@ struct Missing {
 }
 
 impl PostgresCluster {
-    async fn condition(&self) -> Look {
+    /// Whether all is as it should be; whether a member waits for a restart comes back by `pending`.
+    async fn condition(&self, pending: &mut bool) -> Look {
         match self.look().await {
-            Ok(()) => Look::Satisfied,
+            Ok(document) => {
+                let members = document["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+                *pending = members.iter().any(|member| member["pending_restart"] == true);
+                Look::Satisfied
+            }
             Err(missing) => Look::Missing(missing),
         }
     }
 
-    async fn look(&self) -> Result<(), String> {
-        let url = format!("{}/cluster", self.url.trim_end_matches('/'));
-        let response = Call::get(&url).limit(ATTEMPT).run().await;
-        let response = response.map_err(|error| format!("the agent does not answer: {error}"))?;
+    /// The list of members, if the cluster is as it should be.
+    async fn look(&self) -> Result<Value, String> {
+        let Some((url, response)) = self.ask().await? else { return Ok(Value::Null) };
         let document: Value = serde_json::from_slice(&response.body).map_err(|_| {
             format!("{url}: status {} {}", response.status, response.text()).trim_end().to_owned()
         })?;
         match self.judge(&document) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(document),
             Err(Missing { what, member: None }) => Err(what),
             Err(Missing { what, member: Some(name) }) => {
                 let error = last_error(&document, &name).await;
                 Err(error.map_or(what.clone(), |error| format!("{what}: {error}")))
             }
         }
+    }
+
+    /// The list of members as an agent answers it; `None` where none of several does.
+    async fn ask(&self) -> Result<Option<(String, Response)>, String> {
+        let urls = if self.urls.is_empty() { std::slice::from_ref(&self.url) } else { &self.urls };
+        let mut silence = String::new();
+        for url in urls {
+            let url = format!("{}/cluster", url.trim_end_matches('/'));
+            match Call::get(&url).limit(ATTEMPT).run().await {
+                Ok(response) => return Ok(Some((url, response))),
+                Err(error) => silence = format!("the agent does not answer: {error}"),
+            }
+        }
+        if self.urls.is_empty() { Err(silence) } else { Ok(None) }
     }
 
     /// What a `/cluster` document lacks.
@@ -157,7 +179,11 @@ async fn last_error(document: &Value, name: &str) -> Option<String> {
 impl Manage for PostgresCluster {
     async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
         let limit = Duration::from_secs(self.timeout);
-        await_condition(context, limit, Some(&self.unit), async || self.condition().await).await
+        let mut pending = false;
+        let found =
+            await_condition(context, limit, Some(&self.unit), async || self.condition(&mut pending).await)
+                .await?;
+        Ok(found.with("restart_pending", pending))
     }
 
     async fn apply(&self, _context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
