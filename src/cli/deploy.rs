@@ -5,6 +5,7 @@ use super::{
     common::{Common, Format},
     context::{Context, overrides},
     error::{Error, Outcome},
+    locked::{self, Locking, Use, Waiting},
 };
 use crate::{
     engine::{Engine, Mask, Options, Report},
@@ -44,6 +45,9 @@ Examples:
 pub struct BootstrapArgs {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub locking: Locking,
 }
 
 /// Bring the running cluster to what the inventory says; what is right already stays untouched
@@ -53,6 +57,9 @@ On a terminal the plan is shown first and a question asked; -y goes ahead.")]
 pub struct ApplyArgs {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub locking: Locking,
 }
 
 /// Run a playbook of your own on the inventory's hosts
@@ -65,6 +72,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub common: Common,
 
+    #[command(flatten)]
+    pub waiting: Waiting,
+
     /// Look and compare only; change nothing
     #[arg(long)]
     pub check: bool,
@@ -73,7 +83,7 @@ pub struct RunArgs {
 pub async fn plan(args: PlanArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
-    let report = carry_out(&context, &playbook, Mode::Check).await?;
+    let report = carry_out(&context, &playbook, None).await?;
     let exit = finish(&context, &report, Mode::Check);
     if exit == Exit::Done && args.detailed_exitcode && report.changed() > 0 {
         return Ok(Exit::Changes);
@@ -84,7 +94,8 @@ pub async fn plan(args: PlanArgs) -> Outcome {
 pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "bootstrap")?;
-    let report = carry_out(&context, &playbook, Mode::Apply).await?;
+    let holder = locked::holder("bootstrap", &args.common);
+    let report = carry_out(&context, &playbook, Some(args.locking.applying(&holder))).await?;
     let exit = finish(&context, &report, Mode::Apply);
     let everything =
         args.common.tags.is_empty() && args.common.skip_tags.is_empty() && args.common.limit.is_none();
@@ -98,7 +109,7 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
     if !args.common.yes && ui::interactive() {
-        let report = carry_out(&context, &playbook, Mode::Check).await?;
+        let report = carry_out(&context, &playbook, None).await?;
         let exit = finish(&context, &report, Mode::Check);
         if exit != Exit::Done || report.changed() == 0 {
             return Ok(exit);
@@ -108,7 +119,8 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
             return Ok(Exit::Done);
         }
     }
-    let report = carry_out(&context, &playbook, Mode::Apply).await?;
+    let holder = locked::holder("apply", &args.common);
+    let report = carry_out(&context, &playbook, Some(args.locking.applying(&holder))).await?;
     Ok(finish(&context, &report, Mode::Apply))
 }
 
@@ -116,7 +128,9 @@ pub async fn run(args: RunArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, &args.playbook)?;
     let mode = if args.check { Mode::Check } else { Mode::Apply };
-    let report = carry_out(&context, &playbook, mode).await?;
+    let holder = locked::holder(&format!("run {}", args.playbook), &args.common);
+    let lock = args.waiting.changing(&holder);
+    let report = carry_out(&context, &playbook, (!args.check).then_some(lock)).await?;
     Ok(finish(&context, &report, mode))
 }
 
@@ -142,8 +156,10 @@ fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
     Ok(playbook)
 }
 
-async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result<Report, Error> {
+/// Looks, or with the lock changes what differs.
+async fn carry_out(context: &Context, playbook: &Playbook, lock: Option<Use<'_>>) -> Result<Report, Error> {
     let common = &context.common;
+    let mode = if lock.is_some() { Mode::Apply } else { Mode::Check };
     let options = Options {
         mode,
         diff: common.diff,
@@ -153,6 +169,7 @@ async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result
         forks: usize::from(common.forks),
         ssh: context.ssh(),
         executables: context.executables()?,
+        purpose: lock.map(|lock| lock.holder.describe()),
     };
     let (sink, events) = tokio::sync::mpsc::unbounded_channel();
     let detail = Detail { every_step: common.verbose > 0, diff: common.diff, would: mode == Mode::Check };
@@ -167,11 +184,14 @@ async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result
         mask: Mask::new(context.inventory.secrets()),
         cancel,
     };
-    let report = engine.run(playbook).await;
+    let report = match lock {
+        Some(lock) => locked::run(context, &engine, playbook, lock).await,
+        None => engine.run(playbook).await.map_err(Error::from),
+    };
     drop(engine);
     signals.abort();
     let _ = progress.await;
-    Ok(report?)
+    report
 }
 
 /// The first Ctrl-C lets hosts finish the step that they are in; the second ends the program, and the
