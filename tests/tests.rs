@@ -4,7 +4,9 @@
 mod agent;
 mod cases;
 mod e2e;
+mod fleet;
 mod init;
+mod journal;
 mod postgres;
 mod shipped;
 mod simulation;

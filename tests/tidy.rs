@@ -10,7 +10,20 @@ const LAWS: &[(&str, &[&str])] = &[
     ("model", &["crate::"]),
     (
         "agent",
-        &["cli", "ui", "inventory", "playbook", "template", "engine", "ssh", "remote", "cluster", "sandbox"],
+        &[
+            "cli",
+            "ui",
+            "inventory",
+            "playbook",
+            "template",
+            "engine",
+            "ssh",
+            "remote",
+            "cluster",
+            "sandbox",
+            "fleet",
+            "journal",
+        ],
     ),
     (
         "contract",
@@ -20,11 +33,13 @@ const LAWS: &[(&str, &[&str])] = &[
     ("inventory", &["agent", "cli", "ui", "engine", "ssh"]),
     ("playbook", &["agent", "cli", "ui", "engine", "ssh"]),
     ("template", &["agent", "cli", "ui", "engine", "ssh"]),
-    ("engine", &["agent", "cli", "ui"]),
+    ("engine", &["agent", "cli", "ui", "fleet", "journal"]),
     ("ssh", &["agent", "cli", "ui", "engine", "playbook", "template"]),
-    ("cluster", &["agent", "cli", "ui"]),
+    ("cluster", &["agent", "cli", "ui", "fleet", "journal"]),
+    ("fleet", &["agent", "cli", "ui", "playbook", "template", "journal"]),
+    ("journal", &["agent", "cli", "ui", "playbook", "template", "fleet"]),
     ("sandbox", &["agent", "cli", "ui"]),
-    ("ui", &["agent", "cli"]),
+    ("ui", &["agent", "cli", "fleet", "journal"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

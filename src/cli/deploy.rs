@@ -5,6 +5,7 @@ use super::{
     common::{Common, Format},
     context::{Context, overrides},
     error::{Error, Outcome},
+    locked::{self, Locking, Use, Waiting},
     rolling,
 };
 use crate::{
@@ -47,6 +48,9 @@ Examples:
 pub struct BootstrapArgs {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub locking: Locking,
 }
 
 /// Bring the running cluster to what the inventory says; what is right already stays untouched
@@ -72,6 +76,9 @@ pub struct ApplyArgs {
     /// Stop before the next member restarts once nobody could write for longer than this
     #[arg(long, value_name = "MS", conflicts_with = "no_restart")]
     pub max_write_gap: Option<u64>,
+
+    #[command(flatten)]
+    pub locking: Locking,
 }
 
 /// Run a playbook of your own on the inventory's hosts
@@ -84,6 +91,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub common: Common,
 
+    #[command(flatten)]
+    pub waiting: Waiting,
+
     /// Look and compare only; change nothing
     #[arg(long)]
     pub check: bool,
@@ -92,7 +102,7 @@ pub struct RunArgs {
 pub async fn plan(args: PlanArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
-    let report = carry_out(&context, &playbook, &Deploy::new(Mode::Check)).await?;
+    let report = carry_out(&context, &playbook, &Deploy::looking()).await?;
     let exit = finish(&context, &report, Mode::Check);
     if exit == Exit::Done && args.detailed_exitcode && report.changed() > 0 {
         return Ok(Exit::Changes);
@@ -103,7 +113,8 @@ pub async fn plan(args: PlanArgs) -> Outcome {
 pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "bootstrap")?;
-    let report = carry_out(&context, &playbook, &Deploy::new(Mode::Apply)).await?;
+    let holder = locked::holder("bootstrap", &args.common);
+    let report = carry_out(&context, &playbook, &Deploy::under(args.locking.applying(&holder))).await?;
     let exit = finish(&context, &report, Mode::Apply);
     let everything =
         args.common.tags.is_empty() && args.common.skip_tags.is_empty() && args.common.limit.is_none();
@@ -117,7 +128,7 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
     if !args.common.yes && ui::interactive() {
-        let report = carry_out(&context, &playbook, &Deploy::new(Mode::Check)).await?;
+        let report = carry_out(&context, &playbook, &Deploy::looking()).await?;
         let exit = finish(&context, &report, Mode::Check);
         if exit != Exit::Done || report.changed() == 0 {
             return Ok(exit);
@@ -127,7 +138,9 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
             return Ok(Exit::Done);
         }
     }
-    let report = carry_out(&context, &playbook, &Deploy::new(Mode::Apply)).await?;
+    let holder = locked::holder("apply", &args.common);
+    let lock = args.locking.applying(&holder);
+    let report = carry_out(&context, &playbook, &Deploy::under(lock)).await?;
     if !report.succeeded() {
         return Ok(finish(&context, &report, Mode::Apply));
     }
@@ -141,7 +154,10 @@ pub async fn run(args: RunArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, &args.playbook)?;
     let mode = if args.check { Mode::Check } else { Mode::Apply };
-    let report = carry_out(&context, &playbook, &Deploy::new(mode)).await?;
+    let holder = locked::holder(&format!("run {}", args.playbook), &args.common);
+    let lock = args.waiting.changing(&holder);
+    let with = if args.check { Deploy::looking() } else { Deploy::under(lock) };
+    let report = carry_out(&context, &playbook, &with).await?;
     Ok(finish(&context, &report, mode))
 }
 
@@ -168,23 +184,31 @@ pub fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
 }
 
 /// How a command has its playbook carried out.
-pub struct Deploy {
-    pub mode: Mode,
+#[derive(Default)]
+pub struct Deploy<'a> {
+    /// The lock to change the cluster under; without one it is only looked at.
+    pub lock: Option<Use<'a>>,
     /// The hosts to work on; those that `--limit` names when it is none.
     pub limit: Option<String>,
     /// Variables that the command gives to its playbook: a map.
     pub vars: Value,
 }
 
-impl Deploy {
-    pub fn new(mode: Mode) -> Self {
-        Self { mode, limit: None, vars: Value::Null }
+impl<'a> Deploy<'a> {
+    pub fn looking() -> Self {
+        Self::default()
+    }
+
+    pub fn under(lock: Use<'a>) -> Self {
+        Self { lock: Some(lock), ..Self::default() }
     }
 }
 
-pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy) -> Result<Report, Error> {
+/// Looks, or with the lock changes what differs.
+pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>) -> Result<Report, Error> {
     let common = &context.common;
-    let mode = with.mode;
+    let lock = with.lock;
+    let mode = if lock.is_some() { Mode::Apply } else { Mode::Check };
     let options = Options {
         mode,
         diff: common.diff,
@@ -195,6 +219,7 @@ pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy) ->
         forks: usize::from(common.forks),
         ssh: context.ssh(),
         executables: context.executables()?,
+        purpose: lock.map(|lock| lock.holder.describe()),
     };
     let (sink, events) = tokio::sync::mpsc::unbounded_channel();
     let detail = Detail { every_step: common.verbose > 0, diff: common.diff, would: mode == Mode::Check };
@@ -209,11 +234,14 @@ pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy) ->
         mask: Mask::new(context.inventory.secrets()),
         cancel,
     };
-    let report = engine.run(playbook).await;
+    let report = match lock {
+        Some(lock) => locked::run(context, &engine, playbook, lock).await,
+        None => engine.run(playbook).await.map_err(Error::from),
+    };
     drop(engine);
     signals.abort();
     let _ = progress.await;
-    Ok(report?)
+    report
 }
 
 /// The first Ctrl-C lets hosts finish the step that they are in; the second ends the program, and the

@@ -6,6 +6,7 @@ use super::{
     context::Context,
     deploy::{self, Deploy},
     error::{Error, Outcome},
+    locked::{self, Waiting},
 };
 use crate::{remote::protocol::Mode, ui};
 use serde_json::json;
@@ -22,6 +23,9 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub waiting: Waiting,
 
     /// The cluster's name, instead of being asked for it
     #[arg(long, value_name = "NAME")]
@@ -53,10 +57,11 @@ pub async fn run(args: Args) -> Outcome {
         }
     }
     let playbook = deploy::load(&context, "leave")?;
+    let holder = locked::holder("destroy", &args.common);
     let with = Deploy {
         vars: json!({"delete_data": args.delete_data}),
         limit: args.common.limit.clone(),
-        ..Deploy::new(Mode::Apply)
+        ..Deploy::under(args.waiting.changing(&holder))
     };
     let report = deploy::carry_out(&context, &playbook, &with).await?;
     let exit = deploy::finish(&context, &report, Mode::Apply);

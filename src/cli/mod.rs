@@ -1,17 +1,25 @@
 //! A file per command: its arguments, and what it prints. No decisions. Start reading at [`main`].
 
+mod adopt;
 mod agent;
 mod check;
 pub mod common;
 mod completions;
 mod context;
+mod copy;
 mod deploy;
 mod destroy;
 pub mod error;
+mod exec;
 mod exit;
 mod failover;
+mod history;
+mod hosts;
 mod init;
+mod locked;
+mod logs;
 mod pause;
+mod psql;
 mod reach;
 mod reinit;
 mod reload;
@@ -65,6 +73,14 @@ enum Command {
     Replace(scale::ReplaceArgs),
     Destroy(destroy::Args),
     Ssh(ssh::Args),
+    Exec(exec::Args),
+    Push(copy::PushArgs),
+    Pull(copy::PullArgs),
+    Logs(logs::Args),
+    Psql(psql::Args),
+    History(history::Args),
+    Unlock(history::UnlockArgs),
+    Adopt(adopt::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Remote(remote::Args),
@@ -102,6 +118,14 @@ fn run(command: Command) -> Outcome {
         Command::Replace(args) => on_cluster(&args.common.clone(), scale::replace(args)),
         Command::Destroy(args) => on_cluster(&args.common.clone(), destroy::run(args)),
         Command::Ssh(args) => on_cluster(&args.common.clone(), ssh::run(args)),
+        Command::Exec(args) => on_cluster(&args.common.clone(), exec::run(args)),
+        Command::Push(args) => on_cluster(&args.common.clone(), copy::push(args)),
+        Command::Pull(args) => on_cluster(&args.common.clone(), copy::pull(args)),
+        Command::Logs(args) => on_cluster(&args.common.clone(), logs::run(args)),
+        Command::Psql(args) => on_cluster(&args.common.clone(), psql::run(args)),
+        Command::History(args) => on_cluster(&args.common.clone(), history::run(args)),
+        Command::Unlock(args) => on_cluster(&args.common.clone(), history::unlock(args)),
+        Command::Adopt(args) => in_network(args.sandbox.clone().as_ref(), adopt::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Remote(args) => remote::run(&args),
         Command::Sandbox(args) => sandbox::run(args),
@@ -112,7 +136,11 @@ fn run(command: Command) -> Outcome {
 /// Runs a command that talks to many hosts at once, in the sandbox's network where one is named. The
 /// network is entered while the process has one thread: it holds for threads, not for processes.
 fn on_cluster(common: &Common, command: impl Future<Output = Outcome>) -> Outcome {
-    if let Some(name) = &common.sandbox {
+    in_network(common.sandbox.as_ref(), command)
+}
+
+fn in_network(sandbox: Option<&crate::sandbox::Name>, command: impl Future<Output = Outcome>) -> Outcome {
+    if let Some(name) = sandbox {
         crate::sandbox::enter(name)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -3,12 +3,13 @@
 use super::{context::Context, error::Error};
 use crate::{
     cluster::{Access, Topology},
+    model::HostName,
     ssh::{Options, Target},
 };
 use std::time::Duration;
 
 /// Who asks how the cluster is does not want to wait long for a host that is gone.
-const PATIENCE: Duration = Duration::from_secs(6);
+pub const PATIENCE: Duration = Duration::from_secs(6);
 
 /// The parts of the cluster, and a connection to each of their hosts.
 pub async fn reach(context: &Context) -> Result<(Topology, Access), Error> {
@@ -21,6 +22,14 @@ pub async fn reach(context: &Context) -> Result<(Topology, Access), Error> {
     let targets = hosts.map(|host| Target::of(host, &options)).collect();
     let access = Access::open(targets, &options, usize::from(context.common.forks)).await;
     Ok((topology, access))
+}
+
+/// A connection to one host; none where it cannot be reached.
+pub async fn reach_one(context: &Context, host: &HostName) -> Option<Access> {
+    let options = Options { connect_timeout: PATIENCE, ..context.ssh() };
+    let target = Target::of(context.inventory.hosts.get(host)?, &options);
+    let access = Access::open(vec![target], &options, 1).await;
+    access.session(host).is_ok().then_some(access)
 }
 
 /// As [`reach`]; fails when no host at all can be reached.

@@ -6,6 +6,7 @@ use super::{
     context::Context,
     deploy::{self, Deploy},
     error::{Error, Outcome},
+    locked::{self, Use, Waiting},
     reach::reach_any,
 };
 use crate::{
@@ -33,6 +34,9 @@ pub struct AddArgs {
     #[command(flatten)]
     pub common: Common,
 
+    #[command(flatten)]
+    pub waiting: Waiting,
+
     /// The new hosts, by their names in the inventory
     #[arg(value_name = "HOST", required = true)]
     pub hosts: Vec<HostName>,
@@ -52,6 +56,9 @@ Examples:
 pub struct RemoveArgs {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub waiting: Waiting,
 
     /// The hosts that leave, by their names in the inventory
     #[arg(value_name = "HOST", required = true)]
@@ -74,6 +81,9 @@ Example:
 pub struct ReplaceArgs {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub waiting: Waiting,
 
     /// The host that leaves
     #[arg(value_name = "OLD")]
@@ -118,7 +128,9 @@ pub async fn add(args: AddArgs) -> Outcome {
         return Ok(Exit::Done);
     }
     let playbook = deploy::load(&context, "apply")?;
-    let report = deploy::carry_out(&context, &playbook, &Deploy::new(Mode::Apply)).await?;
+    let holder = locked::holder(&format!("add {}", list(&args.hosts)), &args.common);
+    let with = Deploy::under(args.waiting.changing(&holder));
+    let report = deploy::carry_out(&context, &playbook, &with).await?;
     Ok(deploy::finish(&context, &report, Mode::Apply))
 }
 
@@ -130,7 +142,8 @@ pub async fn remove(args: RemoveArgs) -> Outcome {
     if !agreed(&args.common, &question) {
         return Ok(Exit::Done);
     }
-    leave(&context, &args.hosts, args.delete_data).await
+    let holder = locked::holder(&format!("remove {}", list(&args.hosts)), &args.common);
+    leave(&context, &args.hosts, args.delete_data, args.waiting.changing(&holder)).await
 }
 
 pub async fn replace(args: ReplaceArgs) -> Outcome {
@@ -150,11 +163,12 @@ pub async fn replace(args: ReplaceArgs) -> Outcome {
     if !agreed(&args.common, &question) {
         return Ok(Exit::Done);
     }
-    leave(&context, &[args.old], false).await
+    let holder = locked::holder(&format!("replace {} {}", args.old, args.new), &args.common);
+    leave(&context, &[args.old], false, args.waiting.changing(&holder)).await
 }
 
 /// Lets hosts leave; whoever is new in the inventory joins on the way.
-async fn leave(context: &Context, hosts: &[HostName], delete_data: bool) -> Outcome {
+async fn leave(context: &Context, hosts: &[HostName], delete_data: bool, lock: Use<'_>) -> Outcome {
     let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
     // Judged without what would be left: an inventory that makes no cluster is refused before anything else.
     let rest = context.without(hosts)?;
@@ -180,15 +194,15 @@ async fn leave(context: &Context, hosts: &[HostName], delete_data: bool) -> Outc
     })?;
 
     let mut left = Left { left: hosts, unreachable, switchover, runs: Vec::new() };
-    let forget = Deploy { vars: json!({"leaving": leaving.from_dcs}), ..Deploy::new(Mode::Apply) };
+    let forget = Deploy { vars: json!({"leaving": leaving.from_dcs}), ..Deploy::under(lock) };
     let present: Vec<&str> =
         hosts.iter().filter(|host| !left.unreachable.contains(host)).map(HostName::as_str).collect();
     let retire = Deploy {
         vars: json!({"delete_data": delete_data}),
         limit: Some(present.join(":")),
-        ..Deploy::new(Mode::Apply)
+        ..Deploy::under(lock)
     };
-    let mut steps = vec![(&rest, "forget", forget), (&rest, "apply", Deploy::new(Mode::Apply))];
+    let mut steps = vec![(&rest, "forget", forget), (&rest, "apply", Deploy::under(lock))];
     if !present.is_empty() {
         steps.push((context, "leave", retire));
     }

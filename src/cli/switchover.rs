@@ -5,9 +5,14 @@ use super::{
     common::{Common, Format},
     context::Context,
     error::{Error, Outcome},
+    locked::{self, Waiting},
     reach::reach_any,
 };
-use crate::{cluster, ui};
+use crate::{
+    cluster::{self, Switched},
+    journal::Ended,
+    ui,
+};
 
 /// Make another member the leader, and say for how long nobody could write
 #[derive(clap::Args)]
@@ -21,6 +26,9 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub waiting: Waiting,
 
     /// The member that is to lead; the best standby when absent
     #[arg(long, value_name = "MEMBER")]
@@ -38,13 +46,11 @@ pub async fn run(args: Args) -> Outcome {
         ui::note("Nothing was changed.");
         return Ok(Exit::Done);
     }
-    let (topology, access) = reach_any(&context).await?;
-    let result = cluster::switchover(&topology, &access, args.to.as_deref()).await;
-    access.close().await;
-    let switched = result.map_err(|error| {
-        let step = error.next_step();
-        Error::failed(error).next(step)
-    })?;
+    let to = args.to.as_deref().map(|to| format!(" --to {to}")).unwrap_or_default();
+    let holder = locked::holder(&format!("switchover{to}"), &args.common);
+    let lock = args.waiting.changing(&holder);
+    let switched =
+        locked::during(&context, lock, async |_| switch(&context, args.to.as_deref()).await).await?;
     match args.common.format {
         Format::Json => ui::json(&switched),
         Format::Text => {
@@ -58,4 +64,23 @@ pub async fn run(args: Args) -> Outcome {
         }
     }
     Ok(Exit::Done)
+}
+
+async fn switch(context: &Context, to: Option<&str>) -> (Result<Switched, Error>, Ended) {
+    let (topology, access) = match reach_any(context).await {
+        Ok(reached) => reached,
+        Err(error) => return (Err(error), Ended::failed("no host could be reached")),
+    };
+    let result = cluster::switchover(&topology, &access, to).await;
+    access.close().await;
+    match result {
+        Ok(switched) => {
+            let ended = Ended::done(format!("{} -> {}", switched.from, switched.to));
+            (Ok(switched), ended)
+        }
+        Err(error) => {
+            let (ended, step) = (Ended::failed(error.to_string()), error.next_step());
+            (Err(Error::failed(error).next(step)), ended)
+        }
+    }
 }

@@ -23,6 +23,17 @@ pub enum NoWay<'a> {
     Unknown(String),
 }
 
+impl NoWay<'_> {
+    /// What the operator does next, as sentences.
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::Unreachable(error) => error.next_step(),
+            Self::Refused(error) => error.next_step(),
+            Self::Unknown(_) => "Name a host that the inventory has.".to_owned(),
+        }
+    }
+}
+
 impl Access {
     /// Connects to all targets, at most `forks` at the same time.
     pub async fn open(targets: Vec<Target>, options: &Options, forks: usize) -> Self {

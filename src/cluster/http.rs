@@ -4,7 +4,7 @@ use crate::model::Secret;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, client::conn::http1::SendRequest, header};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -69,34 +69,56 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let within = question.within;
-    tokio::time::timeout(within, exchange(stream, host, question))
-        .await
-        .map_err(|_| HttpError::TimedOut(within))?
+    let ask = async { Connection::over(stream).await?.exchange(host, question).await };
+    tokio::time::timeout(within, ask).await.map_err(|_| HttpError::TimedOut(within))?
 }
 
-async fn exchange<S>(stream: S, host: &str, question: Question<'_>) -> Result<Answer, HttpError>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let failed = |error: &dyn std::fmt::Display| HttpError::Failed(error.to_string());
-    let mut request =
-        Request::builder().method(question.method).uri(question.path).header(header::HOST, host);
+fn failed(error: impl std::fmt::Display) -> HttpError {
+    HttpError::Failed(error.to_string())
+}
+
+/// A stream that answers one question after another.
+pub struct Connection(SendRequest<Full<Bytes>>);
+
+impl Connection {
+    pub async fn over<S>(stream: S) -> Result<Self, HttpError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        // The task ends with the connection, which `sender` ends when it is dropped.
+        tokio::spawn(connection);
+        Ok(Self(sender))
+    }
+
+    /// Asks, and reads the answer. After an error the connection is of no more use.
+    pub async fn ask(&mut self, host: &str, question: Question<'_>) -> Result<Answer, HttpError> {
+        let within = question.within;
+        tokio::time::timeout(within, self.exchange(host, question))
+            .await
+            .map_err(|_| HttpError::TimedOut(within))?
+    }
+
+    async fn exchange(&mut self, host: &str, question: Question<'_>) -> Result<Answer, HttpError> {
+        let request = request(host, question)?;
+        self.0.ready().await.map_err(failed)?;
+        let answer = self.0.send_request(request).await.map_err(failed)?;
+        let code = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), LARGEST_ANSWER_BYTES).collect().await;
+        Ok(Answer { code, body: body.map_err(failed)?.to_bytes() })
+    }
+}
+
+fn request(host: &str, question: Question<'_>) -> Result<Request<Full<Bytes>>, HttpError> {
+    let mut request = Request::builder().method(question.method).uri(question.path).header(header::HOST, host);
     if let Some((user, password)) = question.login {
         let pair = zeroize::Zeroizing::new(format!("{user}:{}", password.expose()));
         request = request.header(header::AUTHORIZATION, format!("Basic {}", BASE64.encode(pair.as_bytes())));
     }
     let body = question.body.map(|body| body.to_string()).unwrap_or_default();
-    let request = request
+    request
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| failed(&error))?;
-
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    // The task ends with the connection, which `sender` ends when it is dropped.
-    tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
-    let code = answer.status().as_u16();
-    let body = Limited::new(answer.into_body(), LARGEST_ANSWER_BYTES).collect().await;
-    Ok(Answer { code, body: body.map_err(|error| failed(&error))?.to_bytes() })
+        .map_err(failed)
 }

@@ -36,6 +36,10 @@ pub enum Event {
         step: String,
         finding: Finding,
     },
+    /// Something about the run as a whole.
+    Noted {
+        text: String,
+    },
     /// A `debug` task speaks.
     Said {
         host: HostName,

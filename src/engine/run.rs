@@ -37,6 +37,8 @@ pub struct Options {
     pub forks: usize,
     pub ssh: ssh::Options,
     pub executables: Executables,
+    /// Who runs what, for those who find a host taken.
+    pub purpose: Option<String>,
 }
 
 /// A play with its hosts in batches.
@@ -59,14 +61,23 @@ impl<'a> Engine<'a> {
     /// An error means that the request itself is wrong and nothing was touched; what goes wrong on
     /// hosts is in the report.
     pub async fn run(&self, playbook: &Playbook) -> Result<Report, Diagnostics> {
+        self.run_if(playbook, std::future::ready(true)).await
+    }
+
+    /// As [`Engine::run`]; connects while `allowed` is awaited, and does nothing where it says no.
+    pub async fn run_if(
+        &self,
+        playbook: &Playbook,
+        allowed: impl Future<Output = bool>,
+    ) -> Result<Report, Diagnostics> {
         let plays = self.plays(playbook)?;
         let wanted: BTreeSet<&HostName> =
             plays.iter().flat_map(|(_, batches)| batches.iter().flatten().map(|host| &host.name)).collect();
         let hosts: Vec<&Host> =
             self.inventory.hosts.values().filter(|host| wanted.contains(&host.name)).collect();
         let mut report = Report::default();
-        let mut runs = self.connect(&hosts, &mut report).await;
-        if report.failures.is_empty() {
+        let (mut runs, allowed) = tokio::join!(self.connect(&hosts, &mut report), allowed);
+        if report.failures.is_empty() && allowed {
             self.go_through(playbook, &plays, &mut runs, &mut report).await;
         }
         report.cancelled = self.cancel.is_cancelled();
@@ -197,7 +208,7 @@ impl<'a> Engine<'a> {
             let _permit = permits.acquire().await;
             let _ = self.sink.send(Event::Connecting { host: host.name.clone() });
             let worker = tokio::select! {
-                worker = Worker::connect(host, &self.options.ssh, &self.options.executables) => worker.map_err(Some),
+                worker = self.hands(host) => worker.map_err(Some),
                 () = self.cancel.cancelled() => Err(None),
             };
             let _ = self.sink.send(Event::Connected { host: host.name.clone() });
@@ -218,6 +229,18 @@ impl<'a> Engine<'a> {
             }
         }
         runs
+    }
+}
+
+impl Engine<'_> {
+    /// Starts the hands of a host, and introduces the run to them.
+    async fn hands(&self, host: &Host) -> Result<Worker, NoHands> {
+        let mut worker = Worker::connect(host, &self.options.ssh, &self.options.executables).await?;
+        if let Some(purpose) = &self.options.purpose {
+            let introduced = worker.introduce(purpose).await;
+            introduced.map_err(|lost| NoHands::Silent(lost.message))?;
+        }
+        Ok(worker)
     }
 }
 

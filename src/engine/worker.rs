@@ -146,6 +146,11 @@ impl Worker {
         }
     }
 
+    /// Says who runs what, so that those who find the host taken are told. Before the first batch.
+    pub async fn introduce(&mut self, purpose: &str) -> Result<(), Lost> {
+        self.send(&[Request::Introduce { purpose: purpose.to_owned() }], None).await
+    }
+
     /// Takes debts back: the control machine has judged that what was noted has not changed anything.
     pub async fn settle(&mut self, handlers: &[String]) -> Result<(), Lost> {
         self.send(&[Request::Debts { owe: Vec::new(), settle: handlers.to_vec() }], None).await

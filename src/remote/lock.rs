@@ -19,14 +19,15 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock, waiting for a run that is still at work.
-    pub async fn take(context: &Context<'_>) -> Result<Self, Failure> {
+    /// Takes the lock, waiting for a run that is still at work. `purpose` is what that run's operator is told
+    /// the other way round.
+    pub async fn take(context: &Context<'_>, purpose: &str) -> Result<Self, Failure> {
         let path = context.host.path(PATH);
         if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
             files::make_directory(folder, Attributes { mode: Some(0o755), ..Attributes::default() })?;
         }
         let mut taken = None;
-        until(context, PATIENCE, async || match attempt(&path) {
+        until(context, PATIENCE, async || match attempt(&path, purpose) {
             Ok(lock) => {
                 taken = lock;
                 match taken {
@@ -34,7 +35,7 @@ impl Lock {
                     None => {
                         // The holder writes who it is; an empty file is a holder that just came.
                         let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                        Look::Missing(format!("another run is at work on this host ({})", holder.trim()))
+                        Look::Missing(format!("another run is at work on this host: {}", holder.trim()))
                     }
                 }
             }
@@ -49,13 +50,17 @@ impl Lock {
     }
 }
 
-fn attempt(path: &std::path::Path) -> Result<Option<Lock>, Failure> {
+fn attempt(path: &std::path::Path, purpose: &str) -> Result<Option<Lock>, Failure> {
     let explain = |error: &std::io::Error| files::explain("lock", path, error);
     let file = File::options().create(true).append(true).open(path).map_err(|error| explain(&error))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             let now = jiff::Timestamp::now();
-            let holder = format!("process {}, since {now:.0}\n", std::process::id());
+            let process = std::process::id();
+            let holder = match purpose {
+                "" => format!("process {process}, since {now:.0}\n"),
+                purpose => format!("{purpose} (process {process})\n"),
+            };
             lock.set_len(0)
                 .and_then(|()| lock.write_all(holder.as_bytes()))
                 .map_err(|error| explain(&error))?;

@@ -19,6 +19,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// From the control machine to a target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
+    /// Who runs what, for those who find the host taken. Before the first batch; there is no answer.
+    Introduce { purpose: String },
     /// Steps to look at or carry out, in order; the first failure ends the batch.
     Batch(Batch),
     /// Announces a content frame, the answer to [`Event::Need`].

@@ -34,7 +34,7 @@ pub async fn serve(
     let (events, to_write) = unbounded_channel();
     let (incoming, requests) = unbounded_channel();
     let host = Host::new(root, stop.clone());
-    let session = Session { host: &host, events, requests, lock: None };
+    let session = Session { host: &host, events, requests, lock: None, purpose: String::new() };
     let talk = async { tokio::join!(session.run(), write(output, to_write, &stop)).1 };
     let listen = async {
         let ended = listen(input, &incoming, &stop).await;
@@ -58,6 +58,7 @@ enum Incoming {
     Content(Vec<u8>),
     Debts { owe: Vec<String>, settle: Vec<String> },
     Survey(Questions),
+    Introduce(String),
 }
 
 async fn listen(
@@ -73,6 +74,7 @@ async fn listen(
                 Request::Batch(batch) => Incoming::Batch(batch),
                 Request::Debts { owe, settle } => Incoming::Debts { owe, settle },
                 Request::Survey(questions) => Incoming::Survey(questions),
+                Request::Introduce { purpose } => Incoming::Introduce(purpose),
                 // The content itself says what it is.
                 Request::Content { .. } => continue,
                 Request::Cancel => break,
@@ -105,6 +107,8 @@ struct Session<'a> {
     events: UnboundedSender<Event>,
     requests: UnboundedReceiver<Incoming>,
     lock: Option<Lock>,
+    /// Who runs what.
+    purpose: String,
 }
 
 impl Session<'_> {
@@ -129,6 +133,7 @@ impl Session<'_> {
                 Incoming::Survey(questions) => {
                     self.tell(Event::Surveyed(preflight::survey(self.host, &questions).await));
                 }
+                Incoming::Introduce(purpose) => self.purpose = purpose,
                 Incoming::Debts { owe, settle } => {
                     let debts = Debts::of(self.host);
                     // What can't be noted here fails the next step that owes something.
@@ -219,7 +224,7 @@ impl Session<'_> {
 
     async fn ensure_lock(&mut self, context: &Context<'_>) -> Result<(), Failure> {
         if context.mode == Mode::Apply && self.lock.is_none() {
-            self.lock = Some(Lock::take(context).await?);
+            self.lock = Some(Lock::take(context, &self.purpose).await?);
             resource::recover(context).await?;
         }
         Ok(())

@@ -31,11 +31,16 @@ pub struct Store {
 impl Store {
     /// Opens the store that belongs to an inventory. A file that doesn't exist yet holds nothing.
     pub fn beside(inventory: &Path) -> Result<Store, Diagnostic> {
-        let mut name: OsString = inventory.file_stem().unwrap_or_default().to_owned();
-        name.push(".secrets.yml");
-        let path = inventory.with_file_name(name);
+        let path = Self::path_beside(inventory);
         let values = if path.exists() { read(&path)? } else { IndexMap::new() };
         Ok(Store { path, values, fresh: Vec::new() })
+    }
+
+    /// Where the secrets of an inventory are.
+    pub fn path_beside(inventory: &Path) -> PathBuf {
+        let mut name: OsString = inventory.file_stem().unwrap_or_default().to_owned();
+        name.push(".secrets.yml");
+        inventory.with_file_name(name)
     }
 
     pub fn path(&self) -> &Path {

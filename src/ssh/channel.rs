@@ -215,11 +215,18 @@ pub struct Stderr(Arc<StderrInner>);
 #[derive(Debug, Default)]
 struct StderrInner {
     text: Mutex<(Vec<u8>, bool)>,
+    /// Who reads all of it, besides what is kept.
+    reader: Mutex<Option<mpsc::UnboundedSender<Bytes>>>,
     changed: Notify,
 }
 
 impl Stderr {
     fn push(&self, data: &[u8]) {
+        // Held to the end, so that who comes to read misses nothing.
+        let reader = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = &*reader {
+            let _ = reader.send(Bytes::copy_from_slice(data));
+        }
         let mut guard = self.0.text.lock().unwrap_or_else(PoisonError::into_inner);
         guard.0.extend_from_slice(data);
         if guard.0.len() > 2 * STDERR_KEPT_BYTES {
@@ -232,7 +239,18 @@ impl Stderr {
 
     fn finish(&self) {
         self.0.text.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.0.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.0.changed.notify_waiters();
+    }
+
+    /// What is kept so far, then every piece as it arrives, to the end of the command.
+    pub fn follow(&self) -> mpsc::UnboundedReceiver<Bytes> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut reader = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.0.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = sender.send(Bytes::copy_from_slice(&guard.0));
+        *reader = (!guard.1).then_some(sender);
+        receiver
     }
 
     /// All that is kept.

@@ -23,5 +23,6 @@ pub use channel::{Exit, Process, Stderr, Stdin, Stdout, Tunnel};
 pub use config::openssh_arguments;
 pub use error::{ConnectError, ConnectProblem, SessionError, SessionProblem};
 pub use executable::{Architecture, Executables, LocalExecutable};
+pub use launch::quote;
 pub use session::{Output, Session};
 pub use target::{Become, Options, PassphrasePrompt, Target};

@@ -70,6 +70,11 @@ impl Session {
         self.inner.route.destination()
     }
 
+    /// Whether commands become another user, as the target says.
+    pub fn becomes(&self) -> bool {
+        self.inner.target.r#become.is_some()
+    }
+
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.inner.handle.is_closed()

@@ -2,6 +2,7 @@
 //! where a terminal reads it (`anstream` looks, and honours `NO_COLOR`).
 
 mod diff;
+pub mod hosts;
 pub mod progress;
 pub mod prompt;
 pub mod recap;
@@ -28,7 +29,12 @@ pub fn note(text: &str) {
 }
 
 pub fn warning(text: &str) {
-    note(&format!("{CHANGED}warning{CHANGED:#}: {text}"));
+    note(&as_warning(text));
+}
+
+/// The line that a warning is.
+pub fn as_warning(text: &str) -> String {
+    format!("{CHANGED}warning{CHANGED:#}: {text}")
 }
 
 /// Writes an error, and below it what to do next.
@@ -54,11 +60,35 @@ pub fn interactive() -> bool {
     std::io::stderr().is_terminal()
 }
 
+/// Waits for something; a person who watches is told for what, once it takes a while.
+pub async fn waiting<T>(what: &'static str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    if !interactive() {
+        return work.await;
+    }
+    if let Ok(done) = tokio::time::timeout(std::time::Duration::from_millis(700), work.as_mut()).await {
+        return done;
+    }
+    let spinner = indicatif::ProgressBar::new_spinner().with_message(what);
+    spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+    let done = work.await;
+    spinner.finish_and_clear();
+    done
+}
+
 /// Writes a document as JSON to standard output.
 pub fn json(document: &impl serde::Serialize) {
     match serde_json::to_string_pretty(document) {
         Ok(text) => line(&text),
         Err(error) => warning(&format!("the result cannot be written as JSON: {error}")),
+    }
+}
+
+/// Writes a document as one line of JSON to standard output: one of many.
+pub fn json_line(document: &impl serde::Serialize) {
+    match serde_json::to_string(document) {
+        Ok(text) => line(&text),
+        Err(error) => warning(&format!("an entry cannot be written as JSON: {error}")),
     }
 }
 

@@ -62,6 +62,7 @@ impl Progress {
                 self.finished(host, step, finding);
                 self.idle(host);
             }
+            Event::Noted { text } => self.print(text),
             Event::Said { host, text } => self.print(&format!("  {host}: {text}")),
         }
     }

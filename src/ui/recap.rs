@@ -21,9 +21,7 @@ pub fn recap(report: &Report, would: bool) {
         super::note(&format!("{} tasks were not reached.", report.not_reached));
     }
     if report.cancelled {
-        super::note(&format!(
-            "\n{CHANGED}Stopped{CHANGED:#} by Ctrl-C, between two steps: nothing is half-done."
-        ));
+        super::note(&format!("\n{CHANGED}Stopped{CHANGED:#} between two steps: nothing is half-done."));
         super::note(&format!("  {HEADING}next{HEADING:#}: the same command goes on from here"));
     }
 }

@@ -393,9 +393,9 @@ fn a_bootstrap_that_loses_its_host_and_is_interrupted_completes_in_the_end() {
     let text = stopped.to_string();
     assert_eq!(stopped.code, Some(1), "{text}");
     assert!(text.contains("Stopping after the steps under way."), "{text}");
-    let end = &text[text.find("Stopped by").unwrap_or_else(|| panic!("no word of the stop: {text}"))..];
+    let end = &text[text.find("Stopped between").unwrap_or_else(|| panic!("no word of the stop: {text}"))..];
     insta::assert_snapshot!(end, @r"
-    Stopped by Ctrl-C, between two steps: nothing is half-done.
+    Stopped between two steps: nothing is half-done.
       next: the same command goes on from here
     ");
     assert_eq!(

@@ -8,6 +8,7 @@ mod harness;
 mod harness_itself;
 mod hostile;
 mod kills;
+mod operators;
 mod resources;
 mod rolling;
 mod sandbox;

@@ -3,5 +3,5 @@
 mod access;
 mod commands;
 mod host_keys;
-mod sshd;
+pub mod sshd;
 mod upload;

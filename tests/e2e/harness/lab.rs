@@ -94,9 +94,10 @@ impl Lab {
 
     /// `pgfleet ARGUMENTS` on this lab's hosts, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = pgfleet(arguments);
+        let (name, rest) = arguments.split_first().expect("a command");
+        let mut command = pgfleet(&[name]);
         command.arg("-i").arg(self.inventory()).args(["--sandbox", &self.scratch.name, "--yes"]);
-        command.args(self.extra_vars.iter().flat_map(|variable| ["-e", variable]));
+        command.args(self.extra_vars.iter().flat_map(|variable| ["-e", variable])).args(rest);
         command
     }
 
