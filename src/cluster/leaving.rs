@@ -96,6 +96,7 @@ mod tests {
             timeline: "1".parse().ok(),
             lag_bytes: Some(number as u64),
             pending_restart: false,
+            pending_restart_reason: Default::default(),
         };
         let mut members = vec![member(1, "leader", "running")];
         members.extend(states.iter().enumerate().map(|(index, state)| member(index + 2, "replica", state)));
@@ -112,6 +113,8 @@ mod tests {
             dcs: Dcs { kind: "etcd", members: dcs.collect() },
             haproxy: Vec::new(),
             vip: None,
+            pause: false,
+            scheduled_switchover: None,
         }
     }
 
