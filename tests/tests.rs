@@ -5,7 +5,9 @@ mod agent;
 mod cases;
 mod e2e;
 mod init;
+#[macro_use]
 mod postgres;
+mod plan;
 mod shipped;
 mod simulation;
 mod ssh;

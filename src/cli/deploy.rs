@@ -7,7 +7,7 @@ use super::{
     error::{Error, Outcome},
 };
 use crate::{
-    engine::{Engine, Mask, Options, Report},
+    engine::{self, Consequences, Engine, Inputs, Mask, Options, Report, Request, SavedPlan},
     playbook::{Playbook, Sources},
     remote::protocol::Mode,
     ui::{
@@ -15,14 +15,28 @@ use crate::{
         progress::{Detail, Progress},
     },
 };
+use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
+
+/// What becomes of what somebody has changed on the hosts.
+#[derive(Clone, Copy, clap::Args)]
+pub struct DriftArgs {
+    /// Overwrite files of ours that were changed on the hosts by hand; else they are kept, and the run stops there
+    #[arg(long)]
+    pub overwrite_drift: bool,
+}
 
 /// Show what `apply` would change on each host, and what each change costs. Changes nothing
 #[derive(clap::Args)]
 #[command(after_help = "\
+What somebody has changed on a host by hand since our last run is shown as such; `apply` keeps it and stops
+there, unless --overwrite-drift is given. A saved plan is applied as it is or not at all: `apply FILE`
+refuses when the inventory, the playbook or anything that was found on a host has changed since.
+
 Examples:
-  pgfleet plan -i inventory.yml            what differs, per host and step
+  pgfleet plan -i inventory.yml            what differs, what it costs, in which order it would be done
   pgfleet plan -i inventory.yml --diff     with the lines of each file
+  pgfleet plan -o change.plan              saves it for `pgfleet apply change.plan`; it holds digests only
   pgfleet plan --detailed-exitcode         exit code 4 when anything differs")]
 pub struct PlanArgs {
     #[command(flatten)]
@@ -31,6 +45,13 @@ pub struct PlanArgs {
     /// Exit with 4 when there are changes, 0 when there are none
     #[arg(long)]
     pub detailed_exitcode: bool,
+
+    /// Save the plan, for `apply FILE`
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub drift: DriftArgs,
 }
 
 /// Create the cluster, or complete it: packages, etcd, PostgreSQL with its agent, HAProxy, keepalived
@@ -44,15 +65,32 @@ Examples:
 pub struct BootstrapArgs {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub drift: DriftArgs,
 }
 
 /// Bring the running cluster to what the inventory says; what is right already stays untouched
 #[derive(clap::Args)]
 #[command(after_help = "\
-On a terminal the plan is shown first and a question asked; -y goes ahead.")]
+On a terminal the plan is shown first and a question asked; -y goes ahead. With a plan that `plan -o` has
+saved, nothing is asked: all hosts are looked at once more, and if anything differs from the plan, the run
+refuses before it changes anything.
+
+Examples:
+  pgfleet apply -i inventory.yml
+  pgfleet plan -o change.plan && pgfleet apply change.plan
+  pgfleet apply --overwrite-drift          gives up what was changed on the hosts by hand")]
 pub struct ApplyArgs {
+    /// A plan that `plan -o FILE` has saved
+    #[arg(value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub drift: DriftArgs,
 }
 
 /// Run a playbook of your own on the inventory's hosts
@@ -68,13 +106,29 @@ pub struct RunArgs {
     /// Look and compare only; change nothing
     #[arg(long)]
     pub check: bool,
+
+    #[command(flatten)]
+    pub drift: DriftArgs,
 }
 
 pub async fn plan(args: PlanArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
-    let report = carry_out(&context, &playbook, Mode::Check).await?;
-    let exit = finish(&context, &report, Mode::Check);
+    let report = carry_out(&context, &playbook, Mode::Check, args.drift).await?;
+    let exit = show(&context, &report, args.drift);
+    if exit == Exit::Done
+        && let Some(path) = &args.out
+    {
+        let request = Request {
+            limit: args.common.limit.clone(),
+            tags: args.common.tags.clone(),
+            skip_tags: args.common.skip_tags.clone(),
+            overwrite_drift: args.drift.overwrite_drift,
+        };
+        let inputs = Inputs::of(&context.inventory, &playbook, &context.templates);
+        SavedPlan::new(request, inputs, &report).write(path)?;
+        ui::note(&format!("\nSaved: `pgfleet apply {}` does this and nothing else.", path.display()));
+    }
     if exit == Exit::Done && args.detailed_exitcode && report.changed() > 0 {
         return Ok(Exit::Changes);
     }
@@ -84,7 +138,7 @@ pub async fn plan(args: PlanArgs) -> Outcome {
 pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "bootstrap")?;
-    let report = carry_out(&context, &playbook, Mode::Apply).await?;
+    let report = carry_out(&context, &playbook, Mode::Apply, args.drift).await?;
     let exit = finish(&context, &report, Mode::Apply);
     let everything =
         args.common.tags.is_empty() && args.common.skip_tags.is_empty() && args.common.limit.is_none();
@@ -95,11 +149,14 @@ pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
 }
 
 pub async fn apply(args: ApplyArgs) -> Outcome {
+    if let Some(path) = &args.plan {
+        return apply_saved(&args, path).await;
+    }
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
     if !args.common.yes && ui::interactive() {
-        let report = carry_out(&context, &playbook, Mode::Check).await?;
-        let exit = finish(&context, &report, Mode::Check);
+        let report = carry_out(&context, &playbook, Mode::Check, args.drift).await?;
+        let exit = show(&context, &report, args.drift);
         if exit != Exit::Done || report.changed() == 0 {
             return Ok(exit);
         }
@@ -108,7 +165,41 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
             return Ok(Exit::Done);
         }
     }
-    let report = carry_out(&context, &playbook, Mode::Apply).await?;
+    let report = carry_out(&context, &playbook, Mode::Apply, args.drift).await?;
+    Ok(finish(&context, &report, Mode::Apply))
+}
+
+/// Applies a plan as it was saved, or not at all.
+async fn apply_saved(args: &ApplyArgs, path: &Path) -> Outcome {
+    let saved = SavedPlan::read(path)?;
+    let own = &args.common;
+    if own.limit.is_some() || !own.tags.is_empty() || !own.skip_tags.is_empty() || args.drift.overwrite_drift
+    {
+        return Err(Error::usage(
+            "a saved plan says by itself which hosts and tasks it is for",
+            "leave out --limit, --tags, --skip-tags and --overwrite-drift, or make another plan with them",
+        ));
+    }
+    let Request { limit, tags, skip_tags, overwrite_drift } = saved.request.clone();
+    let context = Context::load(&Common { limit, tags, skip_tags, ..own.clone() })?;
+    let drift = DriftArgs { overwrite_drift };
+    let playbook = load(&context, "apply")?;
+    saved.fits(&Inputs::of(&context.inventory, &playbook, &context.templates))?;
+    let found = carry_out(&context, &playbook, Mode::Check, drift).await?;
+    if !found.succeeded() {
+        return Ok(finish(&context, &found, Mode::Check));
+    }
+    saved.compare(&found).map_err(|moved| {
+        Error::failed(
+            anyhow::Error::from(moved)
+                .context("nothing was changed: the cluster has moved since the plan was made"),
+        )
+        .next("make the plan anew with `pgfleet plan -o FILE`, and look at what differs")
+    })?;
+    if !engine::lint(&found).is_empty() {
+        return Ok(show(&context, &found, drift));
+    }
+    let report = carry_out(&context, &playbook, Mode::Apply, drift).await?;
     Ok(finish(&context, &report, Mode::Apply))
 }
 
@@ -116,7 +207,7 @@ pub async fn run(args: RunArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, &args.playbook)?;
     let mode = if args.check { Mode::Check } else { Mode::Apply };
-    let report = carry_out(&context, &playbook, mode).await?;
+    let report = carry_out(&context, &playbook, mode, args.drift).await?;
     Ok(finish(&context, &report, mode))
 }
 
@@ -142,11 +233,17 @@ fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
     Ok(playbook)
 }
 
-async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result<Report, Error> {
+async fn carry_out(
+    context: &Context,
+    playbook: &Playbook,
+    mode: Mode,
+    drift: DriftArgs,
+) -> Result<Report, Error> {
     let common = &context.common;
     let options = Options {
         mode,
         diff: common.diff,
+        overwrite_drift: drift.overwrite_drift,
         limit: common.limit.clone(),
         tags: common.tags.clone(),
         skip_tags: common.skip_tags.clone(),
@@ -188,6 +285,23 @@ async fn cancel_on_interrupt(cancel: CancellationToken) {
     }
 }
 
+/// Prints a plan with what it means, and maps it to an exit code. A plan that breaks a rule is refused.
+fn show(context: &Context, report: &Report, drift: DriftArgs) -> Exit {
+    let (consequences, offences) = (Consequences::of(report), engine::lint(report));
+    let exit = match context.common.format {
+        Format::Text => {
+            let exit = finish(context, report, Mode::Check);
+            ui::plan::plan(report, &consequences, &offences, drift.overwrite_drift);
+            exit
+        }
+        Format::Json => {
+            ui::plan::json(report, &consequences, &offences);
+            exit_of(report)
+        }
+    };
+    if exit == Exit::Done && !offences.is_empty() { Exit::Failed } else { exit }
+}
+
 /// Prints the result and maps it to an exit code.
 fn finish(context: &Context, report: &Report, mode: Mode) -> Exit {
     let would = mode == Mode::Check;
@@ -195,6 +309,10 @@ fn finish(context: &Context, report: &Report, mode: Mode) -> Exit {
         Format::Text => ui::recap::recap(report, would),
         Format::Json => ui::json(report),
     }
+    exit_of(report)
+}
+
+fn exit_of(report: &Report) -> Exit {
     if report.failures.iter().any(|failure| failure.unreachable) {
         Exit::Unreachable
     } else if report.succeeded() {

@@ -7,6 +7,7 @@
 
 mod access;
 mod assess;
+mod drift;
 mod etcd;
 mod haproxy;
 mod http;
@@ -20,6 +21,7 @@ mod verify;
 mod zookeeper;
 
 pub use access::Access;
+pub use drift::{HostDrift, drift};
 pub use http::HttpError;
 pub use status::{Dcs, DcsMember, Frontend, Haproxy, Member, Status, Vip};
 pub use switchover::{Switched, SwitchoverError, switchover};

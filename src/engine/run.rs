@@ -20,7 +20,7 @@ use crate::{
 use futures_util::future::join_all;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, sync::atomic::AtomicU32, time::Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Options {
     pub mode: Mode,
     pub diff: bool,
+    /// What was changed by hand on the hosts is overwritten, rather than kept.
+    pub overwrite_drift: bool,
     pub limit: Option<String>,
     pub tags: Vec<String>,
     pub skip_tags: Vec<String>,
@@ -56,13 +58,23 @@ impl<'a> Engine<'a> {
     /// An error means that the request itself is wrong and nothing was touched; what goes wrong on
     /// hosts is in the report.
     pub async fn run(&self, playbook: &Playbook) -> Result<Report, Diagnostics> {
+        let (ssh, executables) = (&self.options.ssh, &self.options.executables);
+        self.run_through(playbook, async |host: &Host| Worker::connect(host, ssh, executables).await).await
+    }
+
+    /// As [`Engine::run`], with hands that `reach` brings, however it does.
+    pub async fn run_through(
+        &self,
+        playbook: &Playbook,
+        reach: impl AsyncFn(&Host) -> Result<Worker, NoHands>,
+    ) -> Result<Report, Diagnostics> {
         let plays = self.plays(playbook)?;
         let wanted: BTreeSet<&HostName> =
             plays.iter().flat_map(|(_, batches)| batches.iter().flatten().map(|host| &host.name)).collect();
         let hosts: Vec<&Host> =
             self.inventory.hosts.values().filter(|host| wanted.contains(&host.name)).collect();
         let mut report = Report::default();
-        let mut runs = self.connect(&hosts, &mut report).await;
+        let mut runs = self.connect(&hosts, reach, &mut report).await;
         if report.failures.is_empty() {
             self.go_through(playbook, &plays, &mut runs, &mut report).await;
         }
@@ -81,13 +93,14 @@ impl<'a> Engine<'a> {
         runs: &mut IndexMap<HostName, HostRun<'a>>,
         report: &mut Report,
     ) {
+        let waves = AtomicU32::new(0);
         for (index, (play, batches)) in plays.iter().enumerate() {
             let started = Instant::now();
             let mut ended = Ok(());
             for batch in batches {
                 let names: Vec<HostName> = batch.iter().map(|host| host.name.clone()).collect();
                 let _ = self.sink.send(Event::PlayStarted { name: play.name.clone(), hosts: names.clone() });
-                ended = PlayRun { engine: self, playbook, play, hosts: names }.run(runs).await;
+                ended = PlayRun { engine: self, playbook, play, hosts: names, waves: &waves }.run(runs).await;
                 if ended.is_err() || self.cancel.is_cancelled() {
                     break;
                 }
@@ -141,13 +154,18 @@ impl<'a> Engine<'a> {
     }
 
     /// Connects to all hosts at once. Nothing is touched before every one of them has answered.
-    async fn connect(&self, hosts: &[&'a Host], report: &mut Report) -> IndexMap<HostName, HostRun<'a>> {
+    async fn connect(
+        &self,
+        hosts: &[&'a Host],
+        reach: impl AsyncFn(&Host) -> Result<Worker, NoHands>,
+        report: &mut Report,
+    ) -> IndexMap<HostName, HostRun<'a>> {
         let permits = Semaphore::new(self.options.forks.max(1));
         let connections = join_all(hosts.iter().map(|host| async {
             let _permit = permits.acquire().await;
             let _ = self.sink.send(Event::Connecting { host: host.name.clone() });
             let worker = tokio::select! {
-                worker = Worker::connect(host, &self.options.ssh, &self.options.executables) => worker.map_err(Some),
+                worker = reach(host) => worker.map_err(Some),
                 () = self.cancel.cancelled() => Err(None),
             };
             let _ = self.sink.send(Event::Connected { host: host.name.clone() });
@@ -230,11 +248,15 @@ pub fn carrying<'c>(
     engine: &'c Engine<'_>,
     play: &'c str,
     mode: Mode,
+    wave: u32,
     stop: &'c CancellationToken,
 ) -> Carrying<'c> {
     Carrying {
         mode,
         diff: engine.options.diff || mode == Mode::Check,
+        overwrite_drift: engine.options.overwrite_drift,
+        planning: engine.options.mode == Mode::Check,
+        wave,
         play,
         sink: &engine.sink,
         stop,

@@ -2,6 +2,7 @@
 //! where a terminal reads it (`anstream` looks, and honours `NO_COLOR`).
 
 mod diff;
+pub mod plan;
 pub mod progress;
 pub mod prompt;
 pub mod recap;
