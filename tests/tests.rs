@@ -7,7 +7,9 @@ mod e2e;
 mod fleet;
 mod init;
 mod journal;
+#[macro_use]
 mod postgres;
+mod plan;
 mod shipped;
 mod simulation;
 mod ssh;

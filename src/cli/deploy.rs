@@ -9,7 +9,7 @@ use super::{
     rolling,
 };
 use crate::{
-    engine::{Engine, Mask, Options, Report},
+    engine::{self, Consequences, Engine, Inputs, Mask, Options, Report, Request, SavedPlan},
     playbook::{Playbook, Sources},
     remote::protocol::Mode,
     ui::{
@@ -18,15 +18,31 @@ use crate::{
     },
 };
 use serde_json::Value;
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio_util::sync::CancellationToken;
+
+/// What becomes of what somebody has changed on the hosts.
+#[derive(Clone, Copy, clap::Args)]
+pub struct DriftArgs {
+    /// Overwrite files of ours that were changed on the hosts by hand; else they are kept, and the run stops there
+    #[arg(long)]
+    pub overwrite_drift: bool,
+}
 
 /// Show what `apply` would change on each host, and what each change costs. Changes nothing
 #[derive(clap::Args)]
 #[command(after_help = "\
+What somebody has changed on a host by hand since our last run is shown as such; `apply` keeps it and stops
+there, unless --overwrite-drift is given. A saved plan is applied as it is or not at all: `apply FILE`
+refuses when the inventory, the playbook or anything that was found on a host has changed since.
+
 Examples:
-  pgfleet plan -i inventory.yml            what differs, per host and step
+  pgfleet plan -i inventory.yml            what differs, what it costs, in which order it would be done
   pgfleet plan -i inventory.yml --diff     with the lines of each file
+  pgfleet plan -o change.plan              saves it for `pgfleet apply change.plan`; it holds digests only
   pgfleet plan --detailed-exitcode         exit code 4 when anything differs")]
 pub struct PlanArgs {
     #[command(flatten)]
@@ -35,6 +51,13 @@ pub struct PlanArgs {
     /// Exit with 4 when there are changes, 0 when there are none
     #[arg(long)]
     pub detailed_exitcode: bool,
+
+    /// Save the plan, for `apply FILE`
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub drift: DriftArgs,
 }
 
 /// Create the cluster, or complete it: packages, etcd, PostgreSQL with its agent, HAProxy, keepalived
@@ -51,21 +74,32 @@ pub struct BootstrapArgs {
 
     #[command(flatten)]
     pub locking: Locking,
+
+    #[command(flatten)]
+    pub drift: DriftArgs,
 }
 
 /// Bring the running cluster to what the inventory says; what is right already stays untouched
 #[derive(clap::Args)]
 #[command(after_help = "\
-On a terminal the plan is shown first and a question asked; -y goes ahead.
+On a terminal the plan is shown first and a question asked; -y goes ahead. With a plan that `plan -o` has
+saved, nothing is asked: all hosts are looked at once more, and if anything differs from the plan, the run
+refuses before it changes anything.
 
 Where a changed setting of PostgreSQL needs a restart, members restart one after another, in an order that
 keeps the cluster writable but for a moment; how long that was is measured and told.
 
 Examples:
   pgfleet apply -i inventory.yml
+  pgfleet plan -o change.plan && pgfleet apply change.plan
   pgfleet apply -y --max-write-gap 500    stop before the next member if nobody could write for longer
-  pgfleet apply -y --no-restart           leave restarts for `pgfleet restart --pending`")]
+  pgfleet apply -y --no-restart           leave restarts for `pgfleet restart --pending`
+  pgfleet apply --overwrite-drift         gives up what was changed on the hosts by hand")]
 pub struct ApplyArgs {
+    /// A plan that `plan -o FILE` has saved
+    #[arg(value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+
     #[command(flatten)]
     pub common: Common,
 
@@ -79,6 +113,9 @@ pub struct ApplyArgs {
 
     #[command(flatten)]
     pub locking: Locking,
+
+    #[command(flatten)]
+    pub drift: DriftArgs,
 }
 
 /// Run a playbook of your own on the inventory's hosts
@@ -97,13 +134,29 @@ pub struct RunArgs {
     /// Look and compare only; change nothing
     #[arg(long)]
     pub check: bool,
+
+    #[command(flatten)]
+    pub drift: DriftArgs,
 }
 
 pub async fn plan(args: PlanArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
-    let report = carry_out(&context, &playbook, &Deploy::looking()).await?;
-    let exit = finish(&context, &report, Mode::Check);
+    let report = carry_out(&context, &playbook, &Deploy::looking().overwriting(args.drift)).await?;
+    let exit = show(&context, &report, args.drift);
+    if exit == Exit::Done
+        && let Some(path) = &args.out
+    {
+        let request = Request {
+            limit: args.common.limit.clone(),
+            tags: args.common.tags.clone(),
+            skip_tags: args.common.skip_tags.clone(),
+            overwrite_drift: args.drift.overwrite_drift,
+        };
+        let inputs = Inputs::of(&context.inventory, &playbook, &context.templates);
+        SavedPlan::new(request, inputs, &report).write(path)?;
+        ui::note(&format!("\nSaved: `pgfleet apply {}` does this and nothing else.", path.display()));
+    }
     if exit == Exit::Done && args.detailed_exitcode && report.changed() > 0 {
         return Ok(Exit::Changes);
     }
@@ -114,7 +167,8 @@ pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "bootstrap")?;
     let holder = locked::holder("bootstrap", &args.common);
-    let report = carry_out(&context, &playbook, &Deploy::under(args.locking.applying(&holder))).await?;
+    let with = Deploy::under(args.locking.applying(&holder)).overwriting(args.drift);
+    let report = carry_out(&context, &playbook, &with).await?;
     let exit = finish(&context, &report, Mode::Apply);
     let everything =
         args.common.tags.is_empty() && args.common.skip_tags.is_empty() && args.common.limit.is_none();
@@ -125,11 +179,14 @@ pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
 }
 
 pub async fn apply(args: ApplyArgs) -> Outcome {
+    if let Some(path) = &args.plan {
+        return apply_saved(&args, path).await;
+    }
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "apply")?;
     if !args.common.yes && ui::interactive() {
-        let report = carry_out(&context, &playbook, &Deploy::looking()).await?;
-        let exit = finish(&context, &report, Mode::Check);
+        let report = carry_out(&context, &playbook, &Deploy::looking().overwriting(args.drift)).await?;
+        let exit = show(&context, &report, args.drift);
         if exit != Exit::Done || report.changed() == 0 {
             return Ok(exit);
         }
@@ -138,16 +195,54 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
             return Ok(Exit::Done);
         }
     }
+    change(&context, &playbook, &args, args.drift).await
+}
+
+/// Makes the cluster what the inventory says, and restarts what waits for a restart.
+async fn change(context: &Context, playbook: &Playbook, args: &ApplyArgs, drift: DriftArgs) -> Outcome {
     let holder = locked::holder("apply", &args.common);
-    let lock = args.locking.applying(&holder);
-    let report = carry_out(&context, &playbook, &Deploy::under(lock)).await?;
+    let with = Deploy::under(args.locking.applying(&holder)).overwriting(drift);
+    let report = carry_out(context, playbook, &with).await?;
     if !report.succeeded() {
-        return Ok(finish(&context, &report, Mode::Apply));
+        return Ok(finish(context, &report, Mode::Apply));
     }
     if context.common.format == Format::Text {
         ui::recap::recap(&report, false);
     }
-    rolling::after_apply(&context, &report, args.no_restart, args.max_write_gap).await
+    rolling::after_apply(context, &report, args.no_restart, args.max_write_gap).await
+}
+
+/// Applies a plan as it was saved, or not at all.
+async fn apply_saved(args: &ApplyArgs, path: &Path) -> Outcome {
+    let saved = SavedPlan::read(path)?;
+    let own = &args.common;
+    if own.limit.is_some() || !own.tags.is_empty() || !own.skip_tags.is_empty() || args.drift.overwrite_drift
+    {
+        return Err(Error::usage(
+            "a saved plan says by itself which hosts and tasks it is for",
+            "leave out --limit, --tags, --skip-tags and --overwrite-drift, or make another plan with them",
+        ));
+    }
+    let Request { limit, tags, skip_tags, overwrite_drift } = saved.request.clone();
+    let context = Context::load(&Common { limit, tags, skip_tags, ..own.clone() })?;
+    let drift = DriftArgs { overwrite_drift };
+    let playbook = load(&context, "apply")?;
+    saved.fits(&Inputs::of(&context.inventory, &playbook, &context.templates))?;
+    let found = carry_out(&context, &playbook, &Deploy::looking().overwriting(drift)).await?;
+    if !found.succeeded() {
+        return Ok(finish(&context, &found, Mode::Check));
+    }
+    saved.compare(&found).map_err(|moved| {
+        Error::failed(
+            anyhow::Error::from(moved)
+                .context("nothing was changed: the cluster has moved since the plan was made"),
+        )
+        .next("make the plan anew with `pgfleet plan -o FILE`, and look at what differs")
+    })?;
+    if !engine::lint(&found).is_empty() {
+        return Ok(show(&context, &found, drift));
+    }
+    change(&context, &playbook, args, drift).await
 }
 
 pub async fn run(args: RunArgs) -> Outcome {
@@ -156,7 +251,7 @@ pub async fn run(args: RunArgs) -> Outcome {
     let mode = if args.check { Mode::Check } else { Mode::Apply };
     let holder = locked::holder(&format!("run {}", args.playbook), &args.common);
     let lock = args.waiting.changing(&holder);
-    let with = if args.check { Deploy::looking() } else { Deploy::under(lock) };
+    let with = if args.check { Deploy::looking() } else { Deploy::under(lock) }.overwriting(args.drift);
     let report = carry_out(&context, &playbook, &with).await?;
     Ok(finish(&context, &report, mode))
 }
@@ -190,6 +285,8 @@ pub struct Deploy<'a> {
     pub lock: Option<Use<'a>>,
     /// The hosts to work on; those that `--limit` names when it is none.
     pub limit: Option<String>,
+    /// What was changed by hand on the hosts is overwritten, rather than kept.
+    pub overwrite_drift: bool,
     /// Variables that the command gives to its playbook: a map.
     pub vars: Value,
 }
@@ -202,6 +299,10 @@ impl<'a> Deploy<'a> {
     pub fn under(lock: Use<'a>) -> Self {
         Self { lock: Some(lock), ..Self::default() }
     }
+
+    fn overwriting(self, drift: DriftArgs) -> Self {
+        Self { overwrite_drift: drift.overwrite_drift, ..self }
+    }
 }
 
 /// Looks, or with the lock changes what differs.
@@ -212,6 +313,7 @@ pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>
     let options = Options {
         mode,
         diff: common.diff,
+        overwrite_drift: with.overwrite_drift,
         limit: with.limit.clone().or_else(|| common.limit.clone()),
         vars: with.vars.as_object().cloned().unwrap_or_default(),
         tags: common.tags.clone(),
@@ -256,6 +358,23 @@ pub(super) async fn cancel_on_interrupt(cancel: CancellationToken) {
         ui::note("Stopping after the steps under way. Press Ctrl-C again to leave at once.");
         cancel.cancel();
     }
+}
+
+/// Prints a plan with what it means, and maps it to an exit code. A plan that breaks a rule is refused.
+fn show(context: &Context, report: &Report, drift: DriftArgs) -> Exit {
+    let (consequences, offences) = (Consequences::of(report), engine::lint(report));
+    let exit = match context.common.format {
+        Format::Text => {
+            let exit = finish(context, report, Mode::Check);
+            ui::plan::plan(report, &consequences, &offences, drift.overwrite_drift);
+            exit
+        }
+        Format::Json => {
+            ui::plan::json(report, &consequences, &offences);
+            exit(report)
+        }
+    };
+    if exit == Exit::Done && !offences.is_empty() { Exit::Failed } else { exit }
 }
 
 /// Prints the result and maps it to an exit code.

@@ -8,7 +8,7 @@ use super::{
     reach::reach,
 };
 use crate::{
-    cluster::{self, Status},
+    cluster::{self, HostDrift, Status},
     ui,
 };
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
@@ -19,18 +19,28 @@ use comfy_table::{CellAlignment, Table, presets::NOTHING};
 Asks each agent, the DCS, HAProxy and the holders of the virtual address, all at once and through SSH:
 no other port has to be open to this machine. Changes nothing.
 
+With --drift every host tells which files of ours are no longer as we put them: it remembers their digests.
+
 Exit code: 0 when all is well, 1 when something is wrong, 3 when a host cannot be reached.
 
 Examples:
   pgfleet status -i inventory.yml
+  pgfleet status --drift
   pgfleet status --format json | jq .problems")]
 pub struct Args {
     #[command(flatten)]
     pub common: Common,
+
+    /// Show which files and units were changed on the hosts by hand since our last run
+    #[arg(long)]
+    pub drift: bool,
 }
 
 pub async fn run(args: Args) -> Outcome {
     let context = Context::load(&args.common)?;
+    if args.drift {
+        return drift(&context).await;
+    }
     let (topology, access) = reach(&context).await?;
     let status = cluster::status(&topology, &access).await;
     let unreachable = access.failures().next().is_some();
@@ -44,6 +54,45 @@ pub async fn run(args: Args) -> Outcome {
         (false, false) => Exit::Failed,
         (false, true) => Exit::Unreachable,
     })
+}
+
+/// What was changed on the hosts by hand.
+async fn drift(context: &Context) -> Outcome {
+    let hosts = context.inventory.select(context.common.limit.as_deref().unwrap_or("all"))?;
+    let (options, executables) = (context.ssh(), context.executables()?);
+    let forks = usize::from(context.common.forks);
+    let answers = cluster::drift(&hosts, &options, &executables, forks).await;
+    match context.common.format {
+        Format::Json => ui::json(&answers),
+        Format::Text => drift_text(&answers).into_iter().for_each(|line| ui::line(&line)),
+    }
+    Ok(match answers.iter().any(|answer| answer.obstacle.is_some()) {
+        true => Exit::Unreachable,
+        false if answers.iter().any(|answer| !answer.drift.is_empty()) => Exit::Failed,
+        false => Exit::Done,
+    })
+}
+
+fn drift_text(answers: &[HostDrift]) -> Vec<String> {
+    let (bad, changed) = (ui::BAD, ui::CHANGED);
+    let mut lines = Vec::new();
+    for answer in answers {
+        lines
+            .extend(answer.drift.iter().map(|drift| format!("{changed}{}{changed:#}: {drift}", answer.host)));
+        if let Some(obstacle) = &answer.obstacle {
+            lines.push(format!("{bad}{}{bad:#}: {}", answer.host, obstacle.problem));
+            lines.push(format!("  next: {}", obstacle.next_step));
+        }
+    }
+    if lines.is_empty() {
+        return vec!["Everything is as we left it.".to_owned()];
+    }
+    if answers.iter().any(|answer| !answer.drift.is_empty()) {
+        lines.push(String::new());
+        lines
+            .push("`pgfleet plan --diff` shows what differs, and what `apply` would do about it.".to_owned());
+    }
+    lines
 }
 
 /// The lines that people read.
@@ -153,6 +202,26 @@ mod tests {
         cluster::{Dcs, DcsMember, Frontend, Haproxy, Member, Vip},
         contract::{PendingChange, ScheduledSwitchover},
     };
+
+    #[test]
+    fn drift_is_told_by_host() {
+        use crate::remote::protocol::{Drift, DriftKind};
+        let drift = |path: &str, kind| Drift {
+            path: path.to_owned(),
+            kind,
+            changed_at: (kind != DriftKind::Removed).then(|| jiff::Timestamp::UNIX_EPOCH),
+        };
+        let answer =
+            |host: &str, drift| HostDrift { host: host.parse().expect("a name"), drift, obstacle: None };
+        let answers = [
+            answer("pg-1", Vec::new()),
+            answer("pg-2", vec![drift("/etc/hosts", DriftKind::Edited), drift("/etc/x", DriftKind::Removed)]),
+            answer("pg-3", vec![drift("/etc/pgfleet/agent.yml", DriftKind::Attributes)]),
+        ];
+        let plain = |answers| anstream::adapter::strip_str(&drift_text(answers).join("\n")).to_string();
+        insta::assert_snapshot!(plain(&answers), @"");
+        assert_eq!(plain(&answers[..1]), "Everything is as we left it.");
+    }
 
     #[test]
     fn people_read_tables() {

@@ -8,6 +8,7 @@
 
 mod access;
 mod assess;
+mod drift;
 mod etcd;
 mod haproxy;
 mod http;
@@ -27,6 +28,7 @@ mod verify;
 mod zookeeper;
 
 pub use access::{Access, NoWay};
+pub use drift::{HostDrift, drift};
 pub use http::HttpError;
 pub use kv::{Do, If, Kv, KvError, Outcome, Pair};
 pub use leaving::{Leaving, MayNotLeave, leaving};

@@ -2,7 +2,7 @@
 //! hosts, or on another host.
 
 use super::{
-    host_run::{self, Booking, HostRun, Stopped},
+    host_run::{self, Booking, Carrying, HostRun, Stopped},
     lower::Item,
     play::{PlayRun, Runs, ended},
     run::{Ended, carrying},
@@ -26,13 +26,16 @@ impl<'a> PlayRun<'_, 'a> {
         let stop = self.engine.cancel.child_token();
         if task.delegate_to.is_some() {
             for name in hosts {
-                self.delegated(task, name, runs, &stop).await.map_err(|stopped| vec![stopped])?;
+                self.delegated(task, name, runs, self.wave(), &stop)
+                    .await
+                    .map_err(|stopped| vec![stopped])?;
             }
         } else {
+            let wave = self.wave();
             let judged = runs
                 .values_mut()
                 .filter(|run| hosts.contains(&run.host.name))
-                .map(|run| self.judged(run, None, task, &stop));
+                .map(|run| self.judged(run, None, task, wave, &stop));
             ended(join_all(judged).await)?;
         }
         if task.run_once
@@ -54,6 +57,7 @@ impl<'a> PlayRun<'_, 'a> {
         task: &Task,
         name: &HostName,
         runs: &mut Runs<'a>,
+        wave: u32,
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
         let Some(index) = runs.get_index_of(name) else { return Ok(()) };
@@ -73,11 +77,11 @@ impl<'a> PlayRun<'_, 'a> {
             return Err(runs[index].failed(failure, &task.name, &self.play.name));
         };
         if other == index {
-            return self.judged(&mut runs[index], None, task, stop).await;
+            return self.judged(&mut runs[index], None, task, wave, stop).await;
         }
         // Two different hosts of the same map: there is no other way than both.
         let Ok([own, hands]) = runs.get_disjoint_indices_mut([index, other]) else { return Ok(()) };
-        self.judged(own.1, Some(hands.1), task, stop).await
+        self.judged(own.1, Some(hands.1), task, wave, stop).await
     }
 
     /// Carries out every item of the task on `hands` (the host's own where there are no others),
@@ -87,8 +91,11 @@ impl<'a> PlayRun<'_, 'a> {
         run: &mut HostRun<'a>,
         mut hands: Option<&mut HostRun<'a>>,
         task: &Task,
+        wave: u32,
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
+        let mode = segment::mode(task, self.engine.options.mode);
+        let with = carrying(self.engine, &self.play.name, mode, wave, stop);
         let mut results = Vec::new();
         for item in self.lowered(run, task, None)? {
             match item {
@@ -97,7 +104,7 @@ impl<'a> PlayRun<'_, 'a> {
                     results.push(host_run::skipped());
                 }
                 Item::Step { step, item } => {
-                    let done = self.item(run, hands.as_deref_mut(), task, &step, item, stop).await;
+                    let done = self.item(run, hands.as_deref_mut(), task, &step, item, &with).await;
                     results.push(done.map_err(|mut stopped| {
                         stopped.at.get_or_insert_with(|| task.at.clone());
                         stopped
@@ -118,10 +125,8 @@ impl<'a> PlayRun<'_, 'a> {
         task: &Task,
         step: &Step,
         item: Option<Value>,
-        stop: &CancellationToken,
+        with: &Carrying<'_>,
     ) -> Result<Value, Stopped> {
-        let mode = segment::mode(task, self.engine.options.mode);
-        let with = carrying(self.engine, &self.play.name, mode, stop);
         let attempts = if task.until.is_empty() { 1 } else { task.retries + 1 };
         let mut attempt = 1;
         loop {
@@ -130,9 +135,9 @@ impl<'a> PlayRun<'_, 'a> {
                     other
                         .contents
                         .extend(run.contents.iter().map(|(digest, content)| (*digest, content.clone())));
-                    other.carry_out(vec![step.clone()], Booking::ByCaller, &with).await?
+                    other.carry_out(vec![step.clone()], Booking::ByCaller, with).await?
                 }
-                None => run.carry_out(vec![step.clone()], Booking::ByCaller, &with).await?,
+                None => run.carry_out(vec![step.clone()], Booking::ByCaller, with).await?,
             };
             let Some(mut outcome) = outcomes.into_values().next() else {
                 return Ok(host_run::skipped());
@@ -144,7 +149,7 @@ impl<'a> PlayRun<'_, 'a> {
                 attempt += 1;
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_secs(task.delay_secs)) => continue,
-                    () = stop.cancelled() => {}
+                    () = with.stop.cancelled() => {}
                 }
             }
             if !satisfied && self.engine.options.mode == Mode::Apply {
@@ -152,12 +157,12 @@ impl<'a> PlayRun<'_, 'a> {
             }
             // The hands note a debt when they change something; here it turned out that they did not.
             let unfounded = outcome.verdict == Verdict::Unchanged && !task.changed_when.is_empty();
-            if unfounded && !step.notify.is_empty() && mode == Mode::Apply {
+            if unfounded && !step.notify.is_empty() && with.mode == Mode::Apply {
                 let hands = hands.as_deref_mut().unwrap_or(run);
-                hands.settle(&step.notify, &with).await?;
+                hands.settle(&step.notify, with).await?;
             }
-            if let Err(stopped) = run.book(step, &outcome, &with) {
-                stop.cancel();
+            if let Err(stopped) = run.book(step, &outcome, with) {
+                with.stop.cancel();
                 return Err(stopped);
             }
             return Ok(host_run::registered(&outcome));

@@ -2,7 +2,7 @@
 
 use crate::{
     model::HostName,
-    remote::protocol::{Effect, Failure},
+    remote::protocol::{Drift, Effect, Failure},
 };
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub enum Finding {
     Unchanged { warnings: Vec<String> },
-    Changed { diff: String, effect: Effect, warnings: Vec<String> },
+    Changed { diff: String, effect: Effect, drift: Option<Drift>, warnings: Vec<String> },
     Skipped,
     Failed(Failure),
 }

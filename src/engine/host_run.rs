@@ -3,7 +3,8 @@
 use super::{
     event::{Event, Finding, Sink},
     mask::Mask,
-    report::{Change, HostFailure, Tally},
+    plan::Look,
+    report::{Change, HostFailure, Part, Tally},
     worker::{Contents, Lost, Progress, Worker},
 };
 use crate::{
@@ -36,6 +37,11 @@ pub struct HostRun<'a> {
 pub struct Carrying<'a> {
     pub mode: Mode,
     pub diff: bool,
+    pub overwrite_drift: bool,
+    /// The whole run only looks; what was asked and found is kept for a saved plan.
+    pub planning: bool,
+    /// Steps with the same number may be carried out at the same time.
+    pub wave: u32,
     pub play: &'a str,
     pub sink: &'a Sink,
     pub stop: &'a CancellationToken,
@@ -68,13 +74,13 @@ impl HostRun<'_> {
         let by_id: HashMap<u32, Step> = steps.iter().map(|step| (step.id, step.clone())).collect();
         let mut under_way = String::from("connection");
         let mut failed = None;
-        let batch = Batch { mode: with.mode, diff: with.diff, steps };
+        let batch = Batch { mode: with.mode, diff: with.diff, overwrite_drift: with.overwrite_drift, steps };
         let done = worker
             .carry_out(batch, contents, with.stop, |progress| match progress {
                 Progress::Started(id) => {
                     if let Some(step) = by_id.get(&id) {
-                        under_way.clone_from(&step.name);
-                        let started = Event::StepStarted { host: host.name.clone(), step: step.name.clone() };
+                        under_way = with.mask.text(&step.name);
+                        let started = Event::StepStarted { host: host.name.clone(), step: under_way.clone() };
                         let _ = with.sink.send(started);
                     }
                 }
@@ -165,7 +171,11 @@ fn book(
     outcome: &Outcome,
     with: &Carrying<'_>,
 ) -> Result<(), Stopped> {
+    if with.planning {
+        tally.looks.push(Look::of(with.play, with.wave, step, outcome, with.mask));
+    }
     let outcome = &with.mask.outcome(outcome);
+    let name = with.mask.text(&step.name);
     let warnings = outcome.warnings.clone();
     let finding = match &outcome.verdict {
         Verdict::Unchanged => {
@@ -176,20 +186,29 @@ fn book(
             owed.extend(step.notify.iter().cloned());
             tally.changes.push(Change {
                 play: with.play.to_owned(),
-                step: step.name.clone(),
+                step: name.clone(),
+                wave: with.wave,
+                part: Part::of(&step.resource),
                 effect: outcome.effect,
+                settings: outcome.settings.clone(),
+                drift: outcome.drift.clone(),
                 diff: outcome.diff.clone(),
             });
-            Finding::Changed { diff: outcome.diff.clone(), effect: outcome.effect, warnings }
+            Finding::Changed {
+                diff: outcome.diff.clone(),
+                effect: outcome.effect,
+                drift: outcome.drift.clone(),
+                warnings,
+            }
         }
         Verdict::Failed(failure) => Finding::Failed(failure.clone()),
     };
     tally.warnings.extend(outcome.warnings.iter().cloned());
     tally.restart_pending |= outcome.result.get("restart_pending") == Some(&Value::Bool(true));
-    let finished = Event::StepFinished { host: host.name.clone(), step: step.name.clone(), finding };
+    let finished = Event::StepFinished { host: host.name.clone(), step: name.clone(), finding };
     let _ = with.sink.send(finished);
     match &outcome.verdict {
-        Verdict::Failed(failure) => Err(Box::new(failed(host, failure.clone(), &step.name, with.play))),
+        Verdict::Failed(failure) => Err(Box::new(failed(host, failure.clone(), &name, with.play))),
         _ => Ok(()),
     }
 }

@@ -20,6 +20,11 @@ impl Mask {
         Self(secrets)
     }
 
+    /// Whether a secret is in the text.
+    pub fn hides(&self, text: &str) -> bool {
+        self.0.iter().any(|secret| text.contains(secret.expose()))
+    }
+
     pub fn text(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "***"))
     }
@@ -29,6 +34,10 @@ impl Mask {
         let mut outcome = outcome.clone();
         outcome.diff = self.text(&outcome.diff);
         outcome.warnings = outcome.warnings.iter().map(|warning| self.text(warning)).collect();
+        for setting in &mut outcome.settings {
+            setting.old = setting.old.as_deref().map(|value| self.text(value));
+            setting.new = setting.new.as_deref().map(|value| self.text(value));
+        }
         if let Verdict::Failed(failure) = &mut outcome.verdict {
             *failure = self.failure(failure);
         }

@@ -3,11 +3,14 @@
 //! talks to the hands on a target. Prints nothing; tells what happens through `Event`s.
 
 mod alone;
+mod consequences;
 mod control;
 mod event;
 mod host_run;
+mod lint;
 mod lower;
 mod mask;
+mod plan;
 mod play;
 mod report;
 mod run;
@@ -15,8 +18,11 @@ mod segment;
 mod variables;
 mod worker;
 
+pub use consequences::{Consequences, Stage, WritingGap};
 pub use event::{Event, Finding, Sink};
+pub use lint::{Offence, RULES, Rule, lint};
 pub use mask::Mask;
-pub use report::{Change, HostFailure, PlayTime, Report, Tally};
+pub use plan::{Inputs, Look, Request, SavedPlan};
+pub use report::{Change, HostFailure, Part, PlayTime, Report, Tally};
 pub use run::{Engine, Options};
 pub use worker::{Lost, NoHands, Worker};

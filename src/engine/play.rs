@@ -15,6 +15,7 @@ use crate::{
 use futures_util::future::join_all;
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The hosts of a run, by name.
 pub type Runs<'a> = IndexMap<HostName, HostRun<'a>>;
@@ -25,6 +26,8 @@ pub struct PlayRun<'e, 'a> {
     pub play: &'e Play,
     /// The batch of hosts under way.
     pub hosts: Vec<HostName>,
+    /// Counts what is sent to hosts at the same time, over the whole run.
+    pub waves: &'e AtomicU32,
 }
 
 impl<'a> PlayRun<'_, 'a> {
@@ -66,7 +69,7 @@ impl<'a> PlayRun<'_, 'a> {
         runs: &mut Runs<'a>,
     ) -> Ended {
         let stop = self.engine.cancel.child_token();
-        let with = carrying(self.engine, &self.play.name, self.engine.options.mode, &stop);
+        let with = carrying(self.engine, &self.play.name, self.engine.options.mode, self.wave(), &stop);
         let sent = runs
             .values_mut()
             .filter(|run| hosts.contains(&run.host.name))
@@ -96,7 +99,7 @@ impl<'a> PlayRun<'_, 'a> {
             for item in items {
                 match item {
                     Item::Step { step, .. } => {
-                        places.push((step.name.clone(), &task.at));
+                        places.push((with.mask.text(&step.name), &task.at));
                         steps.push(*step);
                     }
                     Item::Skipped { name } => run.skip(&name, with.sink),
@@ -167,8 +170,23 @@ impl<'a> PlayRun<'_, 'a> {
             settles,
             r#become: task.r#become.or(self.play.r#become).unwrap_or(true),
         };
-        lower(task, &run.variables, &mut run.next_id, &mut run.contents, &with)
-            .map_err(|diagnostic| run.mistaken(diagnostic, &task.name, &self.play.name))
+        let items = lower(task, &run.variables, &mut run.next_id, &mut run.contents, &with)
+            .map_err(|diagnostic| run.mistaken(diagnostic, &task.name, &self.play.name))?;
+        if items.iter().any(|item| self.tells(item, task)) {
+            run.tally.telling.push(task.name.clone());
+        }
+        Ok(items)
+    }
+
+    /// Whether a secret has come into the step's name by rendering it.
+    fn tells(&self, item: &Item, task: &Task) -> bool {
+        let Item::Step { step, .. } = item else { return false };
+        self.engine.mask.hides(&step.name) && !self.engine.mask.hides(&task.name)
+    }
+
+    /// A number for what is now sent to hosts at the same time.
+    pub fn wave(&self) -> u32 {
+        self.waves.fetch_add(1, Ordering::Relaxed)
     }
 
     fn selected(&self, task: &Task) -> bool {

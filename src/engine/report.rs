@@ -1,9 +1,13 @@
 //! What a run did, complete enough to print a recap or a JSON document from it.
 
+use super::plan::Look;
 use crate::{
     diagnostic::Location,
     model::HostName,
-    remote::protocol::{Effect, Failure},
+    remote::{
+        protocol::{Drift, Effect, Failure, Setting},
+        resource::Resource,
+    },
 };
 use indexmap::IndexMap;
 use serde::Serialize;
@@ -29,6 +33,12 @@ pub struct Tally {
     /// A step saw, or may have caused, that a setting of PostgreSQL waits for a restart.
     #[serde(skip)]
     pub restart_pending: bool,
+    /// Under `plan`, every step with what it found, for a plan that is saved.
+    #[serde(skip)]
+    pub looks: Vec<Look>,
+    /// Tasks whose name, once rendered, holds a secret.
+    #[serde(skip)]
+    pub telling: Vec<String>,
 }
 
 /// A step that changed something, or under `plan` would.
@@ -36,9 +46,48 @@ pub struct Tally {
 pub struct Change {
     pub play: String,
     pub step: String,
+    /// Changes with the same number may happen at the same time; a lower one is over before.
+    pub wave: u32,
+    /// What of the cluster it stops, starts or reloads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     pub effect: Effect,
+    /// Settings of running servers, each with what it costs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<Setting>,
+    /// What it replaces was not put there by us.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub diff: String,
+}
+
+/// A part of the cluster that a step can stop, start or reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    Database,
+    Store,
+    Proxy,
+    Address,
+}
+
+impl Part {
+    /// The part whose unit the resource drives; none for everything else.
+    pub fn of(resource: &Resource) -> Option<Part> {
+        match resource {
+            Resource::Service(service) => match service.name.trim_end_matches(".service") {
+                "pgfleet-agent" | "patroni" | "postgresql" => Some(Part::Database),
+                name if name.starts_with("postgresql@") => Some(Part::Database),
+                "etcd" | "zookeeper" => Some(Part::Store),
+                "haproxy" => Some(Part::Proxy),
+                "keepalived" => Some(Part::Address),
+                _ => None,
+            },
+            Resource::DynamicConfig(_) => Some(Part::Database),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]

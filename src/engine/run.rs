@@ -20,7 +20,11 @@ use crate::{
 use futures_util::future::join_all;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU32},
+    time::Instant,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Options {
     pub mode: Mode,
     pub diff: bool,
+    /// What was changed by hand on the hosts is overwritten, rather than kept.
+    pub overwrite_drift: bool,
     pub limit: Option<String>,
     /// Variables that the command gives to its playbook.
     pub vars: Map<String, Value>,
@@ -70,13 +76,31 @@ impl<'a> Engine<'a> {
         playbook: &Playbook,
         allowed: impl Future<Output = bool>,
     ) -> Result<Report, Diagnostics> {
+        self.through(playbook, async |host: &Host| self.hands(host).await, allowed).await
+    }
+
+    /// As [`Engine::run`], with hands that `reach` brings, however it does.
+    pub async fn run_through(
+        &self,
+        playbook: &Playbook,
+        reach: impl AsyncFn(&Host) -> Result<Worker, NoHands>,
+    ) -> Result<Report, Diagnostics> {
+        self.through(playbook, reach, std::future::ready(true)).await
+    }
+
+    async fn through(
+        &self,
+        playbook: &Playbook,
+        reach: impl AsyncFn(&Host) -> Result<Worker, NoHands>,
+        allowed: impl Future<Output = bool>,
+    ) -> Result<Report, Diagnostics> {
         let plays = self.plays(playbook)?;
         let wanted: BTreeSet<&HostName> =
             plays.iter().flat_map(|(_, batches)| batches.iter().flatten().map(|host| &host.name)).collect();
         let hosts: Vec<&Host> =
             self.inventory.hosts.values().filter(|host| wanted.contains(&host.name)).collect();
         let mut report = Report::default();
-        let (mut runs, allowed) = tokio::join!(self.connect(&hosts, &mut report), allowed);
+        let (mut runs, allowed) = tokio::join!(self.connect(&hosts, reach, &mut report), allowed);
         if report.failures.is_empty() && allowed {
             self.go_through(playbook, &plays, &mut runs, &mut report).await;
         }
@@ -95,6 +119,7 @@ impl<'a> Engine<'a> {
         runs: &mut IndexMap<HostName, HostRun<'a>>,
         report: &mut Report,
     ) {
+        let waves = AtomicU32::new(0);
         for (index, (play, batches)) in plays.iter().enumerate() {
             let started = Instant::now();
             let mut ended = Ok(());
@@ -102,7 +127,7 @@ impl<'a> Engine<'a> {
             for batch in batches.iter().filter(|_| !all_right) {
                 let names: Vec<HostName> = batch.iter().map(|host| host.name.clone()).collect();
                 let _ = self.sink.send(Event::PlayStarted { name: play.name.clone(), hosts: names.clone() });
-                ended = PlayRun { engine: self, playbook, play, hosts: names }.run(runs).await;
+                ended = PlayRun { engine: self, playbook, play, hosts: names, waves: &waves }.run(runs).await;
                 if ended.is_err() || self.cancel.is_cancelled() {
                     break;
                 }
@@ -202,13 +227,18 @@ impl<'a> Engine<'a> {
     }
 
     /// Connects to all hosts at once. Nothing is touched before every one of them has answered.
-    async fn connect(&self, hosts: &[&'a Host], report: &mut Report) -> IndexMap<HostName, HostRun<'a>> {
+    async fn connect(
+        &self,
+        hosts: &[&'a Host],
+        reach: impl AsyncFn(&Host) -> Result<Worker, NoHands>,
+        report: &mut Report,
+    ) -> IndexMap<HostName, HostRun<'a>> {
         let permits = Semaphore::new(self.options.forks.max(1));
         let connections = join_all(hosts.iter().map(|host| async {
             let _permit = permits.acquire().await;
             let _ = self.sink.send(Event::Connecting { host: host.name.clone() });
             let worker = tokio::select! {
-                worker = self.hands(host) => worker.map_err(Some),
+                worker = reach(host) => worker.map_err(Some),
                 () = self.cancel.cancelled() => Err(None),
             };
             let _ = self.sink.send(Event::Connected { host: host.name.clone() });
@@ -303,11 +333,15 @@ pub fn carrying<'c>(
     engine: &'c Engine<'_>,
     play: &'c str,
     mode: Mode,
+    wave: u32,
     stop: &'c CancellationToken,
 ) -> Carrying<'c> {
     Carrying {
         mode,
         diff: engine.options.diff || mode == Mode::Check,
+        overwrite_drift: engine.options.overwrite_drift,
+        planning: engine.options.mode == Mode::Check,
+        wave,
         play,
         sink: &engine.sink,
         stop,

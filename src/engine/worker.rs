@@ -7,12 +7,15 @@ use crate::{
     remote::{
         frame::{self, FrameError},
         preflight::{Questions, Survey},
-        protocol::{Batch, Event, Hello, Outcome, Request},
+        protocol::{Batch, Drift, Event, Hello, Outcome, Request},
     },
     ssh::{self, ConnectError, Executables, Session, SessionError, Target},
 };
 use std::{collections::HashMap, sync::Arc};
-use tokio::{io::AsyncWriteExt, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Contents that a run may have to send, by their digest.
@@ -77,11 +80,17 @@ impl NoHands {
 }
 
 pub struct Worker {
-    session: Session,
-    stdin: ssh::Stdin,
-    stderr: ssh::Stderr,
+    stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    /// What has to be ended besides; none where the hands are at the end of a pipe.
+    connection: Option<Connection>,
     events: mpsc::Receiver<Result<Event, FrameError>>,
     pub hello: Hello,
+}
+
+/// What carries the two streams of a host's hands.
+struct Connection {
+    session: Session,
+    stderr: ssh::Stderr,
 }
 
 impl Worker {
@@ -94,14 +103,32 @@ impl Worker {
         let target = Target::of(host, options);
         let session = Session::connect(&target, options).await?;
         let process = session.start_remote(executables, target.r#become.is_some()).await?;
+        let connection = Connection { session, stderr: process.stderr };
+        Self::greet(process.stdout, process.stdin, Some(connection)).await
+    }
+
+    /// Hands at the other end of two streams, however they have come there.
+    pub async fn over(
+        stdout: impl AsyncRead + Send + Unpin + 'static,
+        stdin: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<Worker, NoHands> {
+        Self::greet(stdout, stdin, None).await
+    }
+
+    async fn greet(
+        stdout: impl AsyncRead + Send + Unpin + 'static,
+        stdin: impl AsyncWrite + Send + Unpin + 'static,
+        connection: Option<Connection>,
+    ) -> Result<Worker, NoHands> {
         let (sender, mut events) = mpsc::channel(64);
-        tokio::spawn(read(process.stdout, sender));
+        tokio::spawn(read(stdout, sender));
         match events.recv().await {
-            Some(Ok(Event::Hello(hello))) => {
-                Ok(Worker { session, stdin: process.stdin, stderr: process.stderr, events, hello })
-            }
+            Some(Ok(Event::Hello(hello))) => Ok(Worker { stdin: Box::new(stdin), connection, events, hello }),
             Some(Err(error)) => Err(NoHands::Silent(error.to_string())),
-            _ => Err(NoHands::Silent(process.stderr.last_lines(5).join("; "))),
+            _ => {
+                let said = connection.map(|connection| connection.stderr.last_lines(5)).unwrap_or_default();
+                Err(NoHands::Silent(said.join("; ")))
+            }
         }
     }
 
@@ -131,7 +158,7 @@ impl Worker {
                 None => return Err(self.lost("the connection was closed in the middle of a step")),
                 Some(Err(error)) => return Err(self.lost(&error.to_string())),
                 Some(Ok(event)) => match event {
-                    Event::Hello(_) | Event::Surveyed(_) => {}
+                    Event::Hello(_) | Event::Surveyed(_) | Event::Drifted(_) => {}
                     Event::Need { .. } if told => {}
                     Event::Need { digests } => self.send_contents(&digests, contents).await?,
                     Event::Started { step } => on(Progress::Started(step)),
@@ -169,6 +196,19 @@ impl Worker {
         }
     }
 
+    /// Asks what is no longer as we put it. Changes nothing; between batches.
+    pub async fn drift(&mut self) -> Result<Vec<Drift>, Lost> {
+        self.send(&[Request::Drift], None).await?;
+        loop {
+            match self.events.recv().await {
+                None => return Err(self.lost("the connection was closed")),
+                Some(Err(error)) => return Err(self.lost(&error.to_string())),
+                Some(Ok(Event::Drifted(drifts))) => return Ok(drifts),
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
     async fn send_contents(&mut self, digests: &[Digest], contents: &Contents) -> Result<(), Lost> {
         for digest in digests {
             let Some(content) = contents.get(digest) else {
@@ -196,19 +236,22 @@ impl Worker {
     }
 
     fn lost(&self, message: &str) -> Lost {
-        Lost { message: message.to_owned(), last_lines: self.stderr.last_lines(10) }
+        let said = self.connection.as_ref().map(|connection| connection.stderr.last_lines(10));
+        Lost { message: message.to_owned(), last_lines: said.unwrap_or_default() }
     }
 
     /// Ends the hands and the connection. A host that is gone already is no error.
     pub async fn close(mut self) {
         let _ = self.stdin.shutdown().await;
-        self.session.close().await;
+        if let Some(connection) = self.connection {
+            connection.session.close().await;
+        }
     }
 }
 
 /// Reads events until the stream ends; a reader of its own, so that waiting for an event can be
 /// given up at any moment without losing half a frame.
-async fn read(mut stdout: ssh::Stdout, sender: mpsc::Sender<Result<Event, FrameError>>) {
+async fn read(mut stdout: impl AsyncRead + Unpin, sender: mpsc::Sender<Result<Event, FrameError>>) {
     loop {
         let event = match frame::read(&mut stdout).await {
             Ok(Some(frame)) => frame.decode(),

@@ -6,6 +6,7 @@ use crate::remote::{
     host::{Context, Finding, Host, failure_with},
     protocol::Failure,
 };
+use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, OpenOptions},
     io::{self, ErrorKind, Write},
@@ -43,7 +44,7 @@ impl Kind {
 }
 
 /// Who shall own something and what mode it shall have; what is none is left as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attributes {
     pub uid: Option<u32>,
     pub gid: Option<u32>,

@@ -5,7 +5,8 @@ use crate::{
     model::Digest,
     remote::{
         accounts::Accounts,
-        protocol::{Batch, Effect, Event, Failure, Mode, Step},
+        memory::Trace,
+        protocol::{Batch, Drift, Effect, Event, Failure, Mode, Setting, Step},
         resource::Content,
     },
 };
@@ -88,6 +89,8 @@ pub(crate) struct Context<'a> {
     pub become_user: Option<&'a str>,
     /// The task says by itself whether it changes something.
     pub changed: Option<bool>,
+    /// What was changed by hand is overwritten.
+    pub overwrite_drift: bool,
     step: u32,
     events: mpsc::UnboundedSender<Event>,
 }
@@ -100,6 +103,7 @@ impl<'a> Context<'a> {
             diff: batch.diff && !step.no_log,
             become_user: step.become_user.as_deref(),
             changed: step.changed,
+            overwrite_drift: batch.overwrite_drift,
             step: step.id,
             events,
         }
@@ -150,6 +154,11 @@ pub(crate) struct Finding {
     pub changed: bool,
     pub diff: String,
     pub effect: Effect,
+    pub settings: Vec<Setting>,
+    /// What is there is not what we put there.
+    pub drift: Option<Drift>,
+    /// What is to be remembered of this step once it holds.
+    pub trace: Option<Trace>,
     pub result: Map<String, Value>,
     pub warnings: Vec<String>,
 }
@@ -161,6 +170,16 @@ impl Finding {
 
     pub fn changed(diff: impl Into<String>) -> Self {
         Self { changed: true, diff: diff.into(), ..Self::default() }
+    }
+
+    /// Of a file that others have lines in too: it is nobody's drift, and not remembered as ours.
+    pub fn shared(self) -> Self {
+        Self { drift: None, trace: None, ..self }
+    }
+
+    /// What is to be remembered once it holds.
+    pub fn leaving(self, trace: Trace) -> Self {
+        Self { trace: Some(trace), ..self }
     }
 
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {

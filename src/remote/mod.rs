@@ -15,6 +15,7 @@ mod host;
 mod http;
 pub mod listeners;
 mod lock;
+mod memory;
 pub mod preflight;
 pub mod protocol;
 pub mod resource;

@@ -10,6 +10,7 @@ use crate::{
         resource::Resource,
     },
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Raised when the two halves would misunderstand each other. They are one executable, so a
@@ -35,6 +36,8 @@ pub enum Request {
     },
     /// What is there, before anything is done? Between batches; [`Event::Surveyed`] is the answer.
     Survey(Questions),
+    /// What of all that we put here is no longer as we put it? Between batches; [`Event::Drifted`] is the answer.
+    Drift,
     /// Stop after the current step: the operator pressed Ctrl-C or another host failed. The session ends.
     Cancel,
 }
@@ -44,6 +47,9 @@ pub struct Batch {
     pub mode: Mode,
     /// Whether outcomes carry file diffs.
     pub diff: bool,
+    /// What was changed by hand since our last run is overwritten; without it, it is kept and the step fails.
+    #[serde(default)]
+    pub overwrite_drift: bool,
     pub steps: Vec<Step>,
 }
 
@@ -108,6 +114,8 @@ pub enum Event {
     BatchDone,
     /// The answer to [`Request::Survey`].
     Surveyed(Survey),
+    /// The answer to [`Request::Drift`].
+    Drifted(Vec<Drift>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -133,6 +141,12 @@ pub struct Outcome {
     /// What the change costs on its own, before handlers.
     #[serde(default)]
     pub effect: Effect,
+    /// Settings of running servers that are to change, each with what it costs.
+    #[serde(default)]
+    pub settings: Vec<Setting>,
+    /// What was found is not what we put there.
+    #[serde(default)]
+    pub drift: Option<Drift>,
     /// What `register` stores: Ansible's return values (`changed`, `rc`, `stdout`, `stdout_lines`, ...).
     #[serde(default)]
     pub result: serde_json::Map<String, serde_json::Value>,
@@ -160,6 +174,57 @@ pub enum Effect {
     Restart,
     Switchover,
     Outage,
+}
+
+/// A setting of a running server that is to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    pub name: String,
+    /// As the running server has it; none where it has no such setting.
+    pub old: Option<String>,
+    /// None where the setting goes back to the server's own default.
+    pub new: Option<String>,
+    pub effect: Effect,
+}
+
+/// Something of ours that is not as we put it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    pub path: String,
+    pub kind: DriftKind,
+    /// When what is there was last changed; none where nothing is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriftKind {
+    /// Its content is neither what we put last nor what we would put now. Overwriting it loses somebody's
+    /// work, hence takes a decision.
+    Edited,
+    /// Its owner or mode alone was changed. Put right: nothing is lost by it.
+    Attributes,
+    /// It is gone. Put back: nothing is lost by it.
+    Removed,
+    /// It was there before us. Overwritten: the inventory describes this host now.
+    Foreign,
+}
+
+impl std::fmt::Display for Drift {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.kind {
+            DriftKind::Edited => "changed by hand since our last run",
+            DriftKind::Attributes => "owner or mode changed by hand since our last run",
+            DriftKind::Removed => "removed by hand since our last run",
+            DriftKind::Foreign => "not ours until now",
+        };
+        write!(f, "{} {what}", self.path)?;
+        match self.changed_at {
+            Some(at) => write!(f, ", at {at:.0}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why a step failed, complete enough for the reader to act.

@@ -9,9 +9,11 @@ use crate::{
         frame::{self, Frame, FrameError},
         host::{Context, Finding, Host, failure, failure_with},
         lock::Lock,
+        memory::Memory,
         preflight::{self, Questions},
         protocol::{
-            Batch, Effect, Event, Failure, Hello, Mode, Outcome, PROTOCOL_VERSION, Request, Step, Verdict,
+            Batch, Drift, DriftKind, Effect, Event, Failure, Hello, Mode, Outcome, PROTOCOL_VERSION, Request,
+            Step, Verdict,
         },
         resource,
     },
@@ -59,6 +61,7 @@ enum Incoming {
     Debts { owe: Vec<String>, settle: Vec<String> },
     Survey(Questions),
     Introduce(String),
+    Drift,
 }
 
 async fn listen(
@@ -75,6 +78,7 @@ async fn listen(
                 Request::Debts { owe, settle } => Incoming::Debts { owe, settle },
                 Request::Survey(questions) => Incoming::Survey(questions),
                 Request::Introduce { purpose } => Incoming::Introduce(purpose),
+                Request::Drift => Incoming::Drift,
                 // The content itself says what it is.
                 Request::Content { .. } => continue,
                 Request::Cancel => break,
@@ -134,6 +138,7 @@ impl Session<'_> {
                     self.tell(Event::Surveyed(preflight::survey(self.host, &questions).await));
                 }
                 Incoming::Introduce(purpose) => self.purpose = purpose,
+                Incoming::Drift => self.tell(Event::Drifted(Memory::of(self.host).drifts(self.host))),
                 Incoming::Debts { owe, settle } => {
                     let debts = Debts::of(self.host);
                     // What can't be noted here fails the next step that owes something.
@@ -237,7 +242,14 @@ async fn carry_out(context: &Context<'_>, step: &Step, finding: &mut Finding) ->
     if context.mode == Mode::Check {
         return Ok(());
     }
+    if let Some(drift) = &finding.drift
+        && drift.kind == DriftKind::Edited
+        && !context.overwrite_drift
+    {
+        return Err(kept(drift));
+    }
     let debts = Debts::of(context.host);
+    let memory = Memory::of(context.host);
     if finding.changed {
         let mut owed = Vec::new();
         if step.changed != Some(false) {
@@ -247,6 +259,7 @@ async fn carry_out(context: &Context<'_>, step: &Step, finding: &mut Finding) ->
                 }
             }
         }
+        memory.intend(finding.trace.as_ref())?;
         step.resource.apply(context, finding).await?;
         if finding.changed {
             step.resource.verify(context, finding).await?;
@@ -254,10 +267,20 @@ async fn carry_out(context: &Context<'_>, step: &Step, finding: &mut Finding) ->
             owed.into_iter().try_for_each(|handler| debts.settle(handler))?;
         }
     }
+    memory.settle(finding.trace.as_ref())?;
     match &step.settles {
         Some(handler) => debts.settle(handler),
         None => Ok(()),
     }
+}
+
+/// The failure for what somebody has changed by hand: it is theirs until they decide.
+fn kept(drift: &Drift) -> Failure {
+    failure_with(
+        format!("{drift}; it is kept"),
+        "see what differs with `pgfleet plan --diff`; take the change into the inventory, or give it up with \
+         `--overwrite-drift`",
+    )
 }
 
 /// What the engine is told about a step.
@@ -297,6 +320,8 @@ fn conclude(step: &Step, mut finding: Finding, carried_out: Result<(), Failure>)
         effect: if finding.changed { finding.effect } else { Effect::None },
         verdict,
         diff: finding.diff,
+        settings: finding.settings,
+        drift: finding.drift,
         result: finding.result,
         warnings: finding.warnings,
         elapsed_ms: 0,

@@ -21,9 +21,29 @@ const PROPERTIES: &str = "LoadState,LoadError,ActiveState,SubState,UnitFileState
 impl Unit {
     /// What systemd knows of `name`; a unit that doesn't exist has the load state `not-found`.
     pub async fn show(host: &Host, name: &str) -> Result<Self, Failure> {
+        if !host.is_live() {
+            return Ok(Self::in_tree(host, name));
+        }
         let show = Invocation::new("systemctl").args(["show", "--property", PROPERTIES, "--", name]);
         let output = show.success(host, &format!("systemd does not answer about {name}")).await?;
         Ok(Self::parse(&output.stdout))
+    }
+
+    /// What the files of a directory tree tell: no systemd runs there to be asked.
+    fn in_tree(host: &Host, name: &str) -> Self {
+        const FOLDERS: [&str; 2] = ["/etc/systemd/system", "/usr/lib/systemd/system"];
+        let is_there = |path: String| host.path(path).symlink_metadata().is_ok();
+        let exists = FOLDERS.iter().any(|folder| is_there(format!("{folder}/{name}")));
+        let enabled = is_there(format!("{}/multi-user.target.wants/{name}", FOLDERS[0]));
+        // A unit that runs has its processes in a group of that name.
+        let active = is_there(format!("/sys/fs/cgroup/system.slice/{name}"));
+        let properties = [
+            ("LoadState", if exists { "loaded" } else { "not-found" }),
+            ("ActiveState", if active { "active" } else { "inactive" }),
+            ("SubState", if active { "running" } else { "dead" }),
+            ("UnitFileState", if enabled { "enabled" } else { "disabled" }),
+        ];
+        Self { properties: properties.map(|(key, value)| (key.to_owned(), value.to_owned())).into() }
     }
 
     fn parse(text: &str) -> Self {

@@ -12,7 +12,10 @@ mod lexer;
 mod lists;
 mod place;
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::{
+    diagnostic::{Diagnostic, Diagnostics, Location},
+    model::Digest,
+};
 use dialect::{Translation, translate};
 use files::Files;
 use place::{Complaint, Origin, explain, undefined_variable};
@@ -70,6 +73,13 @@ impl Templates {
     /// Whether a template file of this name exists.
     pub fn exists(&self, name: &str) -> bool {
         self.files.find(name).is_some()
+    }
+
+    /// The digest of every template that comes with pgfleet, as it is with what overrides it.
+    pub fn digest(&self) -> Digest {
+        let texts = shipped().into_iter().filter_map(|(name, _)| Some((name, self.files.find(name)?.1)));
+        let all: Vec<String> = texts.map(|(name, text)| format!("{name}\n{text}\n")).collect();
+        Digest::of(all.concat().as_bytes())
     }
 
     /// Compiles a template file with everything that it includes; needs no variables.

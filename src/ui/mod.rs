@@ -3,6 +3,7 @@
 
 mod diff;
 pub mod hosts;
+pub mod plan;
 pub mod progress;
 pub mod prompt;
 pub mod recap;

@@ -4,6 +4,7 @@ use super::{BAD, CHANGED, DIM, GOOD, HEADING};
 use crate::{
     engine::{Event, Finding},
     model::HostName,
+    remote::protocol::DriftKind,
 };
 use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -75,9 +76,12 @@ impl Progress {
                 }
                 self.warn(host, warnings);
             }
-            Finding::Changed { diff, warnings, .. } => {
+            Finding::Changed { diff, drift, warnings, .. } => {
                 let word = if self.detail.would { "would  " } else { "changed" };
-                self.print(&format!("  {CHANGED}{word}{CHANGED:#}  {host}: {step}"));
+                // What was there before us is replaced on every new host: nothing to remark on.
+                let drift = drift.as_ref().filter(|drift| drift.kind != DriftKind::Foreign);
+                let drift = drift.map(|drift| format!(" {DIM}({drift}){DIM:#}")).unwrap_or_default();
+                self.print(&format!("  {CHANGED}{word}{CHANGED:#}  {host}: {step}{drift}"));
                 if self.detail.diff && !diff.is_empty() {
                     self.print(&super::diff::coloured(diff));
                 }

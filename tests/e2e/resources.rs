@@ -61,7 +61,8 @@ impl Hands {
             let step = json!({"id": self.next, "name": module, "resource": resource});
             serde_json::from_value::<Step>(step).unwrap()
         });
-        let request = Request::Batch(Batch { mode, diff: true, steps: steps.collect() });
+        let request =
+            Request::Batch(Batch { mode, diff: true, overwrite_drift: true, steps: steps.collect() });
         frame::write_message(&mut self.to, &request).await.unwrap();
         self.to.flush().await.unwrap();
     }
@@ -78,7 +79,11 @@ impl Hands {
                 Event::Waiting { message, .. } => self.waits.push(message),
                 Event::Finished { outcome, .. } => outcomes.push(outcome),
                 Event::BatchDone => return outcomes,
-                Event::Need { .. } | Event::Started { .. } | Event::Hello(_) | Event::Surveyed(_) => {}
+                Event::Need { .. }
+                | Event::Started { .. }
+                | Event::Hello(_)
+                | Event::Surveyed(_)
+                | Event::Drifted(_) => {}
             }
         }
     }

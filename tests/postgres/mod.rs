@@ -2,7 +2,7 @@
 //! ports, as user `postgres`.
 
 #[macro_use]
-mod support;
+pub mod support;
 mod configuration;
 mod lifecycle;
 mod replication;

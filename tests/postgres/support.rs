@@ -29,7 +29,7 @@ macro_rules! as_postgres {
     ($name:ident, $body:expr) => {
         #[test]
         fn $name() {
-            super::support::run(concat!(module_path!(), "::", stringify!($name)), $body);
+            $crate::postgres::support::run(concat!(module_path!(), "::", stringify!($name)), $body);
         }
     };
 }
@@ -44,6 +44,7 @@ pub fn run(path: &str, body: impl AsyncFnOnce(&mut Lab)) {
             .args([name, "--exact", "--nocapture"])
             .uid(user.uid.as_raw())
             .gid(user.gid.as_raw())
+            .env("INSTA_WORKSPACE_ROOT", env!("CARGO_MANIFEST_DIR"))
             .current_dir("/")
             .status()
             .expect("this test binary");

@@ -102,12 +102,14 @@ impl Apt {
         apt_get::is_update_owed(host) || age > valid.unwrap_or(DAY) || self.update_cache && valid.is_none()
     }
 
-    /// What differs for one package, for people.
+    /// What differs for one package, for people. `offered` is the version that would be installed, where the
+    /// lists at hand tell.
     async fn difference(
         &self,
         host: &Host,
         packages: &Packages,
         wanted: &str,
+        offered: Option<&str>,
     ) -> Result<Option<String>, Failure> {
         let (name, version) = split(wanted);
         let package = packages.get(name).filter(|_| packages.is_installed(name));
@@ -128,7 +130,9 @@ impl Apt {
                     .map(|candidate| format!("{name}: {installed} -> {candidate}"))
             }
             (_, None, None) if packages.is_provided(name) => None,
-            (_, None, version) => Some(format!("{name}: absent -> {}", version.unwrap_or("installed"))),
+            (_, None, version) => {
+                Some(format!("{name}: absent -> {}", version.or(offered).unwrap_or("installed")))
+            }
         })
     }
 
@@ -189,20 +193,23 @@ impl Manage for Apt {
             // What is newest can't be told from old lists; a plan goes by those at hand.
             apt_get::update(context).await?;
         }
+        let installs = self.state != PackageState::Absent;
+        let lists_tell = context.mode == Mode::Check && installs && !self.are_lists_stale(host);
         for wanted in &self.name {
-            if let Some(line) = self.difference(host, &packages, wanted).await? {
+            let name = split(wanted).0;
+            let mut offered = None;
+            if lists_tell && !packages.is_installed(name) && !packages.is_provided(name) {
+                offered = apt_get::candidate(host, name, self.default_release.as_deref()).await?;
+                // A repository that is yet to be added may have it.
+                if offered.is_none() && !context.anticipates_change() {
+                    finding.warnings.push(format!("the package lists at hand don't know `{name}`"));
+                }
+            }
+            if let Some(line) = self.difference(host, &packages, wanted, offered.as_deref()).await? {
                 finding.differs(line);
             }
         }
-        if context.mode == Mode::Check && finding.changed && self.state != PackageState::Absent {
-            if !context.anticipates_change() && !self.are_lists_stale(host) {
-                for name in self.name.iter().map(|wanted| split(wanted).0) {
-                    let is_known = apt_get::candidate(host, name, None).await?.is_some();
-                    if !packages.is_installed(name) && !is_known {
-                        finding.warnings.push(format!("the package lists at hand don't know `{name}`"));
-                    }
-                }
-            }
+        if installs && finding.changed {
             context.promise_anything();
         }
         Ok(finding)

@@ -10,6 +10,7 @@ use crate::{
         fetch::fetch,
         files::{self, Attributes},
         host::{Context, Finding, Host, Manage, failure_with},
+        memory::{Thing, Trace},
         protocol::Failure,
     },
 };
@@ -199,6 +200,7 @@ impl Manage for AptRepository {
                     finding.differs(format!("{path}: present -> absent"));
                 }
             }
+            finding.trace = Some(Trace::Gone(Thing::file(&self.path())));
             return Ok(finding);
         }
         let key_path = self.key_path(host);

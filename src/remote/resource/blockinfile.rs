@@ -7,6 +7,7 @@ use crate::{
         arguments::Permissions,
         files,
         host::{Context, Finding, Manage, failure_with},
+        memory::{Memory, Print, Thing, Trace},
         protocol::Failure,
     },
 };
@@ -60,6 +61,21 @@ impl Blockinfile {
     }
 }
 
+/// The lines between the markers, those included; none where there is no such block.
+pub(in crate::remote) fn block_in(text: &str, marker: &str) -> Option<String> {
+    let (begin, end) = (marker.replace("{mark}", "BEGIN"), marker.replace("{mark}", "END"));
+    let mut lines = text.lines().skip_while(|line| *line != begin).peekable();
+    lines.peek()?;
+    let mut block = Vec::new();
+    for line in lines {
+        block.push(line);
+        if line == end {
+            break;
+        }
+    }
+    Some(block.join("\n"))
+}
+
 impl Blockinfile {
     fn placement(&self) -> Placement<'_> {
         Placement {
@@ -98,6 +114,22 @@ impl Blockinfile {
         wanted
     }
 
+    /// Of a file that others have lines in, the block alone is ours to answer for.
+    fn recollect(&self, context: &Context<'_>, wanted: &str, finding: Finding) -> Result<Finding, Failure> {
+        let thing = Thing { path: self.path.clone(), block: Some(self.marker.clone()) };
+        let Some(block) = block_in(wanted, &self.marker) else {
+            return Ok(finding.leaving(Trace::Gone(thing)));
+        };
+        let sha256 = Digest::of(block.as_bytes());
+        let drift = if finding.changed {
+            Memory::of(context.host).drift(context.host, &thing, sha256)?
+        } else {
+            None
+        };
+        let print = Print { sha256, attributes: files::Attributes::default() };
+        Ok(Finding { drift, ..finding }.leaving(Trace::Put(thing, print)))
+    }
+
     /// Where a new block goes.
     fn place(&self, lines: &[&str]) -> usize {
         match (&self.insertbefore, &self.insertafter) {
@@ -134,7 +166,9 @@ impl Manage for Blockinfile {
         if wanted == text && files::look(&path)?.is_none() {
             return Ok(Finding::unchanged());
         }
-        self.placement().check(context, Digest::of(wanted.as_bytes()), Some(wanted.as_bytes()))
+        let finding =
+            self.placement().check(context, Digest::of(wanted.as_bytes()), Some(wanted.as_bytes()))?;
+        self.recollect(context, &wanted, finding.shared())
     }
 
     async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {

@@ -58,7 +58,9 @@ impl Manage for Copy {
             return Ok(Finding::unchanged().with("dest", self.dest.as_str()));
         }
         let content = context.host.content(&self.content);
-        self.placement().check(context, self.content.digest(), content.as_deref())
+        let finding = self.placement().check(context, self.content.digest(), content.as_deref())?;
+        // What is only made where nothing is belongs to others from then on.
+        Ok(if self.force { finding } else { finding.shared() })
     }
 
     async fn apply(&self, context: &Context<'_>, finding: &mut Finding) -> Result<(), Failure> {

@@ -1,9 +1,10 @@
 //! The configuration that a cluster keeps in its store.
 
+use super::running_settings::{self, RunningSettings, Server};
 use crate::remote::{
     host::{Context, Finding, Manage, failure_with},
     http::{Call, Response},
-    protocol::{Effect, Failure, Mode},
+    protocol::{Effect, Failure, Mode, Setting},
     wait::{Look, until},
 };
 use hyper::Method;
@@ -26,6 +27,24 @@ pub struct DynamicConfig {
     /// How long to wait for the agent to answer, in seconds.
     #[serde(default = "super::five_minutes_secs")]
     pub timeout: u64,
+    /// The port of the server on this host, which is asked what each setting is now, and whether a change
+    /// of it takes a restart. Nobody is asked when absent.
+    #[serde(default)]
+    pub port: Option<u16>,
+    #[serde(default = "socket_dir")]
+    pub socket_dir: String,
+    #[serde(default = "superuser")]
+    pub superuser: String,
+    #[serde(default)]
+    pub superuser_password: Option<String>,
+}
+
+fn socket_dir() -> String {
+    "/var/run/postgresql".to_owned()
+}
+
+fn superuser() -> String {
+    "postgres".to_owned()
 }
 
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -60,6 +79,53 @@ impl DynamicConfig {
         })
         .await?;
         Ok(current)
+    }
+}
+
+impl DynamicConfig {
+    /// What each change costs, as the running server and the other members let it be told.
+    async fn weigh(
+        &self,
+        context: &Context<'_>,
+        current: &Map<String, Value>,
+        patch: &Map<String, Value>,
+        warnings: &mut Vec<String>,
+    ) -> Vec<Setting> {
+        let names: Vec<&str> = patch
+            .get("postgresql")
+            .and_then(|postgresql| postgresql.get("parameters")?.as_object())
+            .map(|parameters| parameters.keys().map(String::as_str).collect())
+            .unwrap_or_default();
+        let (Some(port), false) = (self.port, names.is_empty()) else {
+            return settings(current, patch, &RunningSettings::new(), true);
+        };
+        let server = Server {
+            socket_dir: &self.socket_dir,
+            port,
+            superuser: &self.superuser,
+            password: self.superuser_password.as_deref(),
+        };
+        let running = server.ask(context.host, &names).await.unwrap_or_else(|why| {
+            let unknown = "whether a change takes a restart could not be asked of the running server";
+            warnings.push(format!("{unknown}: {why}"));
+            RunningSettings::new()
+        });
+        let weighed = settings(current, patch, &running, true);
+        if running_settings::need_restart(&weighed) && !self.has_others().await {
+            return settings(current, patch, &running, false);
+        }
+        weighed
+    }
+
+    /// Whether another member could lead while one restarts.
+    async fn has_others(&self) -> bool {
+        let url = format!("{}/cluster", self.url.trim_end_matches('/'));
+        let Ok(response) = Call::get(&url).limit(ATTEMPT).run().await else { return false };
+        let document: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+        let running = |member: &&Value| {
+            matches!(member["state"].as_str(), Some("running" | "streaming" | "in archive recovery"))
+        };
+        document["members"].as_array().is_some_and(|members| members.iter().filter(running).count() > 1)
     }
 }
 
@@ -98,17 +164,71 @@ fn same(one: &Value, other: &Value) -> bool {
     one == other || plain(one).is_some_and(|one| plain(other) == Some(one))
 }
 
-/// One line per setting that is to change.
-fn describe(path: &str, current: &Map<String, Value>, patch: &Map<String, Value>, lines: &mut Vec<String>) {
+/// Every setting that is to change, with its path, what it is and what it is to be.
+fn changes<'a>(
+    path: &str,
+    current: Option<&'a Map<String, Value>>,
+    patch: &'a Map<String, Value>,
+    found: &mut Vec<(String, Option<&'a Value>, &'a Value)>,
+) {
     for (key, value) in patch {
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        match (current.get(key), value) {
-            (Some(Value::Object(current)), Value::Object(patch)) => describe(&path, current, patch, lines),
-            (None, value) => lines.push(format!("{path}: absent -> {value}")),
-            (Some(current), Value::Null) => lines.push(format!("{path}: {current} -> absent")),
-            (Some(current), value) => lines.push(format!("{path}: {current} -> {value}")),
+        match (current.and_then(|current| current.get(key)), value) {
+            (Some(Value::Object(current)), Value::Object(patch)) => {
+                changes(&path, Some(current), patch, found);
+            }
+            (None, Value::Object(patch)) if !patch.is_empty() => changes(&path, None, patch, found),
+            (current, value) => found.push((path, current, value)),
         }
     }
+}
+
+/// One line per setting that is to change.
+fn describe(current: &Map<String, Value>, patch: &Map<String, Value>) -> String {
+    let mut found = Vec::new();
+    changes("", Some(current), patch, &mut found);
+    let text = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => "absent".to_owned(),
+        Some(value) => value.to_string(),
+    };
+    let lines = found.iter().map(|(path, old, new)| format!("{path}: {} -> {}", text(*old), text(Some(new))));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Where PostgreSQL's own settings are.
+const PARAMETERS: &str = "postgresql.parameters.";
+
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(flag) => Some(if *flag { "on" } else { "off" }.to_owned()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// Each setting that is to change, with what it costs.
+fn settings(
+    current: &Map<String, Value>,
+    patch: &Map<String, Value>,
+    running: &RunningSettings,
+    others: bool,
+) -> Vec<Setting> {
+    let mut found = Vec::new();
+    changes("", Some(current), patch, &mut found);
+    let setting = |(path, old, new): (String, Option<&Value>, &Value)| {
+        let new = plain(new);
+        let Some(name) = path.strip_prefix(PARAMETERS) else {
+            // The agents take in what is theirs by themselves; access rules reach the servers by a reload.
+            let effect = if path.starts_with("postgresql.pg_") { Effect::Reload } else { Effect::None };
+            return Setting { old: old.and_then(plain), name: path, new, effect };
+        };
+        let known = running.get(name);
+        let old = known.and_then(running_settings::Running::value).or_else(|| old.and_then(plain));
+        let effect = running_settings::cost(name, known, old.as_deref(), new.as_deref(), others);
+        Setting { name: name.to_owned(), old, new, effect }
+    };
+    found.into_iter().map(setting).collect()
 }
 
 impl Manage for DynamicConfig {
@@ -121,12 +241,11 @@ impl Manage for DynamicConfig {
             Err(failure) => return Err(failure),
         };
         let patch = patch(&current, &self.config);
-        let mut lines = Vec::new();
-        describe("", &current, &patch, &mut lines);
         let mut finding = Finding::unchanged();
         if !patch.is_empty() {
-            finding.differs(lines.join("\n"));
-            finding.effect = Effect::Reload;
+            finding.differs(describe(&current, &patch));
+            finding.settings = self.weigh(context, &current, &patch, &mut finding.warnings).await;
+            finding.effect = finding.settings.iter().map(|setting| setting.effect).max().unwrap_or_default();
         }
         Ok(finding)
     }
@@ -196,9 +315,7 @@ mod tests {
             Value::from(patch.clone()),
             json!({"ttl": 20, "postgresql": {"parameters": {"work_mem": null, "x.y": "on"}}})
         );
-        let mut lines = Vec::new();
-        describe("", &current, &patch, &mut lines);
-        insta::assert_snapshot!(lines.join("\n"), @r#"
+        insta::assert_snapshot!(describe(&current, &patch), @r#"
 ttl: 30 -> 20
 postgresql.parameters.work_mem: "4MB" -> absent
 postgresql.parameters.x.y: absent -> "on"

@@ -4,6 +4,7 @@ use crate::remote::{
     arguments::Permissions,
     files::{self, Attributes, Found, Kind},
     host::{Context, Finding, Manage, failure, failure_with},
+    memory::{Thing, Trace},
     protocol::Failure,
 };
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,7 @@ impl Manage for File {
             if let Some(found) = found {
                 finding.differs(format!("{}: {} -> absent", self.path, found.kind.name()));
             }
+            finding.trace = Some(Trace::Gone(Thing::file(&self.path)));
             return Ok(finding);
         }
         let (attributes, promised) = self.attributes(context)?;

@@ -21,6 +21,7 @@ mod pam_limits;
 mod placement;
 mod ports_free;
 mod postgres_cluster;
+mod running_settings;
 mod service;
 mod sysctl;
 mod systemd_unit;
@@ -28,6 +29,8 @@ mod unarchive;
 mod user;
 mod vip;
 mod wait_for;
+
+pub(in crate::remote) use blockinfile::block_in;
 
 pub use agent_binary::AgentBinary;
 pub use apt::{Apt, PackageState};

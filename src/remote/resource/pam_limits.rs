@@ -74,7 +74,8 @@ impl Manage for PamLimits {
         if old == text && self.state == Presence::Absent {
             return Ok(Finding::unchanged());
         }
-        Placement::public(&self.dest).check(context, Digest::of(text.as_bytes()), Some(text.as_bytes()))
+        let placement = Placement::public(&self.dest);
+        Ok(placement.check(context, Digest::of(text.as_bytes()), Some(text.as_bytes()))?.shared())
     }
 
     async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use crate::{
         command::Invocation,
         files::{self, Attributes, Beside, Found, Kind},
         host::{Context, Finding, Host, failure_with},
+        memory::{Memory, Print, Thing, Trace},
         protocol::Failure,
     },
 };
@@ -64,8 +65,15 @@ impl<'a> Placement<'a> {
         }
         if finding.changed {
             context.promise(format!("path {}", self.path));
+            finding.drift = Memory::of(host).drift(host, &Thing::file(self.path), digest)?;
         }
+        finding.trace = Some(self.trace(digest, attributes));
         Ok(finding.with("dest", self.path))
+    }
+
+    /// What is to be remembered once the file holds `digest`.
+    pub fn trace(&self, digest: Digest, attributes: Attributes) -> Trace {
+        Trace::Put(Thing::file(self.path), Print { sha256: digest, attributes })
     }
 
     /// Puts `content` in place, or corrects owner and mode alone where that suffices.

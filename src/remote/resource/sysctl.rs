@@ -132,11 +132,9 @@ impl Manage for Sysctl {
         let mut finding = if text == old && (text.is_empty() || self.state == Presence::Absent) {
             Finding::unchanged()
         } else {
-            Placement::public(&self.sysctl_file).check(
-                context,
-                Digest::of(text.as_bytes()),
-                Some(text.as_bytes()),
-            )?
+            Placement::public(&self.sysctl_file)
+                .check(context, Digest::of(text.as_bytes()), Some(text.as_bytes()))?
+                .shared()
         };
         if self.sysctl_set && self.state == Presence::Present {
             for (name, value) in self.wanted() {

@@ -8,6 +8,7 @@ use crate::remote::{
     command::Invocation,
     files::{self, Attributes},
     host::{Context, Finding, Host, Manage, failure},
+    memory::{Thing, Trace},
     protocol::Failure,
     systemd::{self, Unit},
 };
@@ -93,29 +94,34 @@ impl SystemdUnit {
 impl Manage for SystemdUnit {
     async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
         let (host, path) = (context.host, self.path());
-        let mut finding = match (self.state, &self.content) {
-            (Presence::Absent, _) | (_, None) => match files::look(&host.path(&path))? {
-                Some(_) => Finding::changed(format!("{path}: present -> absent")),
-                None => Finding::unchanged(),
-            },
-            (Presence::Present, Some(content)) => {
-                let folder = std::path::Path::new(&path).parent().map(|folder| folder.display().to_string());
-                // The folder of drop-ins is made on the way.
-                context.promise(format!("path {}", folder.unwrap_or_default()));
-                let placement = Placement::public(&path);
-                let bytes = host.content(content);
-                if self.dropin.is_some() && !host.path(&path).exists() {
-                    let new = bytes.as_deref().filter(|_| context.diff);
-                    Finding::changed(
-                        new.map_or(format!("{path}: absent -> file"), |new| {
-                            files::diff(&path, None, Some(new))
-                        }),
-                    )
-                } else {
-                    placement.check(context, content.digest(), bytes.as_deref())?
+        let mut finding =
+            match (self.state, &self.content) {
+                (Presence::Absent, _) | (_, None) => match files::look(&host.path(&path))? {
+                    Some(_) => Finding::changed(format!("{path}: present -> absent")),
+                    None => Finding::unchanged(),
                 }
-            }
-        };
+                .leaving(Trace::Gone(Thing::file(&path))),
+                (Presence::Present, Some(content)) => {
+                    let folder =
+                        std::path::Path::new(&path).parent().map(|folder| folder.display().to_string());
+                    // The folder of drop-ins is made on the way.
+                    context.promise(format!("path {}", folder.unwrap_or_default()));
+                    let placement = Placement::public(&path);
+                    let bytes = host.content(content);
+                    if self.dropin.is_some() && !host.path(&path).exists() {
+                        let new = bytes.as_deref().filter(|_| context.diff);
+                        Finding::changed(new.map_or(format!("{path}: absent -> file"), |new| {
+                            files::diff(&path, None, Some(new))
+                        }))
+                        .leaving(placement.trace(
+                            content.digest(),
+                            Attributes { mode: Some(0o644), ..Attributes::default() },
+                        ))
+                    } else {
+                        placement.check(context, content.digest(), bytes.as_deref())?
+                    }
+                }
+            };
         if finding.changed {
             context.promise(format!("unit {}", self.unit()));
         } else if host.is_live() && Unit::show(host, &self.unit()).await?.needs_daemon_reload() {

@@ -1,6 +1,7 @@
 //! Whole sessions against a directory tree: what the control machine would send is sent, what it would be
 //! told is looked at.
 
+mod drift;
 mod interrupted;
 mod sessions;
 mod waits;
@@ -26,6 +27,7 @@ pub(super) struct Control<I, O> {
     /// Contents that were asked for, over the whole session.
     pub sent: Vec<Digest>,
     pub waits: Vec<String>,
+    pub overwrite_drift: bool,
 }
 
 impl<I: AsyncWrite + Unpin, O: AsyncRead + Unpin> Control<I, O> {
@@ -48,7 +50,8 @@ impl<I: AsyncWrite + Unpin, O: AsyncRead + Unpin> Control<I, O> {
 
     /// Sends a batch and gathers its outcomes, by step.
     pub async fn batch(&mut self, mode: Mode, steps: Vec<Step>) -> Vec<Outcome> {
-        self.send(&Request::Batch(Batch { mode, diff: true, steps })).await;
+        self.send(&Request::Batch(Batch { mode, diff: true, overwrite_drift: self.overwrite_drift, steps }))
+            .await;
         let mut outcomes = Vec::new();
         while let Some(event) = self.event().await {
             match event {
@@ -64,7 +67,7 @@ impl<I: AsyncWrite + Unpin, O: AsyncRead + Unpin> Control<I, O> {
                 Event::Waiting { message, .. } => self.waits.push(message),
                 Event::Finished { outcome, .. } => outcomes.push(outcome),
                 Event::BatchDone => break,
-                Event::Started { .. } | Event::Hello(_) | Event::Surveyed(_) => {}
+                Event::Started { .. } | Event::Hello(_) | Event::Surveyed(_) | Event::Drifted(_) => {}
             }
         }
         outcomes
@@ -80,7 +83,8 @@ pub(super) async fn session<T>(
     let (to, input) = tokio::io::duplex(1 << 16);
     let (output, from) = tokio::io::duplex(1 << 16);
     let contents = contents.iter().map(|content| (Digest::of(content), content.to_vec())).collect();
-    let mut control = Control { to, from, contents, sent: Vec::new(), waits: Vec::new() };
+    let mut control =
+        Control { to, from, contents, sent: Vec::new(), waits: Vec::new(), overwrite_drift: false };
     let server = serve(input, output, root.to_owned(), CancellationToken::new());
     let control = async {
         let value = test(&mut control).await;

@@ -115,7 +115,12 @@ async fn a_cancelled_session_finishes_its_step_and_tells() {
             step(2, "copy", json!({"dest": "/etc/a", "content": "x"})),
         ];
         control
-            .send(&Request::Batch(crate::remote::protocol::Batch { mode: Mode::Apply, diff: false, steps }))
+            .send(&Request::Batch(crate::remote::protocol::Batch {
+                mode: Mode::Apply,
+                diff: false,
+                overwrite_drift: false,
+                steps,
+            }))
             .await;
         while !matches!(control.event().await, Some(Event::Waiting { .. })) {}
         control.send(&Request::Cancel).await;
