@@ -6,6 +6,7 @@ mod cases;
 mod e2e;
 mod init;
 mod postgres;
+mod secrets;
 mod shipped;
 mod simulation;
 mod ssh;

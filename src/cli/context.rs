@@ -4,12 +4,14 @@ use super::{common::Common, error::Error};
 use crate::{
     diagnostic::Severity,
     inventory::Inventory,
+    model::Secret,
     sandbox,
+    secret::{Keyring, Question},
     ssh::{self, Executables},
     template::Templates,
-    ui,
+    ui::{self, prompt},
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub struct Context {
     pub common: Common,
@@ -20,7 +22,12 @@ pub struct Context {
 impl Context {
     /// Loads and validates all that the common options name.
     pub fn load(common: &Common) -> Result<Context, Error> {
-        let inventory = Inventory::load(&common.inventory, &common.extra_vars)?;
+        Self::load_with(common, &keyring(&common.vault_password_file, !common.yes))
+    }
+
+    /// As [`Context::load`], with these passphrases.
+    pub fn load_with(common: &Common, keys: &Keyring) -> Result<Context, Error> {
+        let inventory = Inventory::load_with(&common.inventory, &common.extra_vars, keys)?;
         for warning in inventory.warnings.iter().filter(|warning| warning.severity == Severity::Warning) {
             ui::diagnostic(warning);
         }
@@ -43,6 +50,28 @@ impl Context {
             let next = problem.next_step();
             Error::failed(problem).next(next)
         })
+    }
+}
+
+/// The passphrases that files and the environment give; where neither names one, a person may be asked.
+pub fn keyring(files: &[PathBuf], may_ask: bool) -> Keyring {
+    let keys = Keyring::new(files, |name| std::env::var_os(name));
+    if may_ask && prompt::possible() { keys.asking(Box::new(ask)) } else { keys }
+}
+
+fn ask(question: Question<'_>) -> Option<Secret> {
+    let name = |file: &Path| file.display().to_string();
+    match question {
+        Question::Open { file, again: false } => {
+            prompt::passphrase(&format!("Passphrase of {}", name(file)), false)
+        }
+        Question::Open { file, again: true } => {
+            prompt::passphrase(&format!("It does not open it. Passphrase of {}", name(file)), false)
+        }
+        Question::Seal { file } => prompt::passphrase(
+            &format!("Passphrase to seal {} with (empty: none, readable by its owner)", name(file)),
+            true,
+        ),
     }
 }
 

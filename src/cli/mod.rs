@@ -12,6 +12,7 @@ mod init;
 mod reach;
 mod remote;
 mod sandbox;
+mod secrets;
 mod ssh;
 mod status;
 mod switchover;
@@ -46,6 +47,7 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Switchover(switchover::Args),
+    Secrets(secrets::Args),
     Ssh(ssh::Args),
     Completions(completions::Args),
     #[command(hide = true)]
@@ -73,6 +75,7 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
         Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),
         Command::Switchover(args) => on_cluster(&args.common.clone(), switchover::run(args)),
+        Command::Secrets(args) => secrets::run(args),
         Command::Ssh(args) => on_cluster(&args.common.clone(), ssh::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Remote(args) => remote::run(&args),

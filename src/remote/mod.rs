@@ -17,6 +17,7 @@ pub mod listeners;
 mod lock;
 pub mod preflight;
 pub mod protocol;
+mod psql;
 pub mod resource;
 mod server;
 mod systemd;

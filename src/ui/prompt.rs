@@ -1,6 +1,7 @@
 //! Questions to a person at a terminal. Nobody there means no answer.
 
-use dialoguer::{Input, Select};
+use crate::model::Secret;
+use dialoguer::{Input, Password, Select};
 use std::io::IsTerminal;
 
 /// Whether somebody is there to answer.
@@ -31,4 +32,15 @@ pub fn choice(question: &str, answers: &[&str]) -> Option<usize> {
         return None;
     }
     Select::new().with_prompt(question).items(answers).default(0).interact_opt().ok().flatten()
+}
+
+/// Asks for a passphrase, which is not shown; a new one has to be typed twice. An empty line is no answer.
+pub fn passphrase(question: &str, new: bool) -> Option<Secret> {
+    if !possible() {
+        return None;
+    }
+    let prompt = Password::new().with_prompt(question).allow_empty_password(true);
+    let prompt = if new { prompt.with_confirmation("Once more", "The two differ.") } else { prompt };
+    let typed = zeroize::Zeroizing::new(prompt.interact().ok()?);
+    Some(Secret::new(typed.trim())).filter(|passphrase| !passphrase.expose().is_empty())
 }

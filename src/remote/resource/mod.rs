@@ -20,6 +20,8 @@ mod pam_limits;
 mod placement;
 mod ports_free;
 mod postgres_cluster;
+mod postgres_replication;
+mod postgres_roles;
 mod service;
 mod sysctl;
 mod systemd_unit;
@@ -44,6 +46,8 @@ pub use modprobe::Modprobe;
 pub use pam_limits::{LimitType, PamLimits};
 pub use ports_free::PortsFree;
 pub use postgres_cluster::PostgresCluster;
+pub use postgres_replication::PostgresReplication;
+pub use postgres_roles::PostgresRoles;
 pub use service::{Service, ServiceState};
 pub use sysctl::Sysctl;
 pub use systemd_unit::SystemdUnit;
@@ -161,6 +165,8 @@ resources! {
     "agent_binary" AgentBinary;
     "etcd_member" EtcdMember;
     "postgres_cluster" PostgresCluster;
+    "postgres_roles" PostgresRoles;
+    "postgres_replication" PostgresReplication;
     "dynamic_config" DynamicConfig;
     "haproxy_backends" HaproxyBackends;
     "vip" Vip;
@@ -245,6 +251,7 @@ impl Resource {
             Resource::PamLimits(limits) => limits.validate(),
             Resource::Command(command) => command.validate(),
             Resource::WaitFor(wait) => wait.validate(),
+            Resource::PostgresRoles(roles) => roles.validate(),
             _ => Ok(()),
         }
     }
