@@ -179,6 +179,7 @@ fn a_person_is_asked_at_a_terminal() {
         command.stdin(Stdio::inherit());
         let mut terminal = Session::spawn(command).expect("a terminal");
         terminal.set_expect_timeout(Some(Duration::from_secs(60)));
+        terminal.set_echo(true).expect("a terminal");
         for (question, answer) in answers {
             terminal.expect(*question).unwrap_or_else(|error| panic!("{question}: {error}"));
             if !answer.is_empty() {

@@ -51,8 +51,8 @@ impl PostgresReplication {
             Server { bin_dir: self.bin_dir.clone(), socket_dir: self.socket_dir.clone(), port: self.port };
         let login = Login { user: self.login_user.clone(), password: self.login_password.clone() };
         let told = |failure: Failure| {
-            let last = failure.last_lines.last().map(|line| format!(": {line}")).unwrap_or_default();
-            format!("{}{last}", failure.message)
+            let said = failure.last_lines.first().map(|line| format!(": {line}")).unwrap_or_default();
+            format!("{}{said}", failure.message)
         };
         let found = server.document(context, &login, QUERY).await.map_err(told)?;
         let Some(conninfo) = self.judge(&found)? else { return Ok(()) };
@@ -63,8 +63,9 @@ impl PostgresReplication {
         if output.is_success() {
             return Ok(());
         }
-        let last = output.last_lines().pop().unwrap_or_default();
-        Err(format!("{} is not let in: {last}", self.user))
+        // Below it libpq tells where it had the password from.
+        let said = output.last_lines().into_iter().next().unwrap_or_default();
+        Err(format!("{} is not let in: {said}", self.user))
     }
 
     /// The connection string to try; none on a primary. The error says what is missing.
