@@ -6,8 +6,10 @@ SHELL := /bin/bash
 
 # What the sandbox's hosts need on this machine, and what the tests run for real.
 PACKAGES := build-essential ca-certificates iproute2 mmdebstrap nftables openssh-client systemd-container util-linux
-TEST_PACKAGES := $(PACKAGES) etcd-client etcd-server openssh-server openssl postgresql procps sudo
+TEST_PACKAGES := $(PACKAGES) etcd-client etcd-server openssh-server openssl postgresql procps python3-venv sudo
 CARGO_DENY := 0.20.2
+# Its ansible-vault opens what pgfleet seals, and the other way round.
+ANSIBLE := ansible-core==2.19.14
 
 DEMO := demo
 INVENTORY := inventories/demo.yml
@@ -67,3 +69,4 @@ setup-test:
 	@$(MAKE) --no-print-directory setup PACKAGES="$(TEST_PACKAGES)"
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny --version $(CARGO_DENY)
+	@target/ansible/bin/ansible-vault --version >/dev/null 2>&1 || { python3 -m venv --clear target/ansible && target/ansible/bin/pip install --quiet --disable-pip-version-check $(ANSIBLE); }

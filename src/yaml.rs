@@ -10,10 +10,14 @@ mod parse;
 mod positions;
 mod quote;
 
-pub use mask::is_secret_key;
+pub use mask::{cover, is_secret_key};
 pub use node::{Node, kind};
 
-use crate::diagnostic::{Diagnostic, Location, did_you_mean};
+use crate::{
+    diagnostic::{Diagnostic, Location, did_you_mean},
+    model::Secret,
+};
+use parse::Opening;
 use positions::Positions;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -21,6 +25,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
+
+/// How a text begins that Ansible Vault has sealed.
+pub const SEALED: &str = "$ANSIBLE_VAULT";
+
+/// Opens such a text; the error says why it stays closed and what to do, and needs no place.
+pub type Open<'a> = &'a dyn Fn(&str) -> Result<Secret, Diagnostic>;
 
 /// A step from a value to one within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,31 +60,60 @@ pub struct Document {
     shown: Arc<str>,
     value: Value,
     positions: OnceLock<Positions>,
+    /// The values that were sealed one by one.
+    opened: Vec<Secret>,
+    sealed: bool,
 }
 
 impl Document {
     /// Reads and parses a file; the error says whether it could not be read or is not valid.
     pub fn read(path: &Path) -> Result<Document, Diagnostic> {
-        let bytes = std::fs::read(path).map_err(|error| {
-            Diagnostic::error(format!("cannot read `{}`: {}", path.display(), plain_io_error(&error)))
-        })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
-                .iter()
-                .filter(|b| **b == b'\n')
-                .count();
-            Diagnostic::error(format!("`{}` is not UTF-8 text", path.display()))
-                .at(Location::new(path, line, 1))
-        })?;
-        Self::parse(path, text)
+        Self::parse(path, read_text(path)?)
+    }
+
+    /// As [`Document::read`], with what Ansible Vault has sealed: the whole file, or values with `!vault`.
+    pub fn read_sealed(path: &Path, open: Open<'_>) -> Result<Document, Diagnostic> {
+        Self::parse_sealed(path, read_text(path)?, open)
     }
 
     /// Parses a text that came from the named file. An empty text is `null`.
     pub fn parse(name: impl Into<PathBuf>, text: impl Into<String>) -> Result<Document, Diagnostic> {
-        let file = name.into();
-        let text: Arc<str> = text.into().into();
-        let shown: Arc<str> = mask::cover_secrets(&text).into();
-        let value = parse::value(&text).map_err(|wrong| {
+        let text = text.into();
+        let shown = mask::cover_secrets(&text);
+        Self::build(name.into(), text, shown, None)
+    }
+
+    /// As [`Document::parse`], with what Ansible Vault has sealed.
+    pub fn parse_sealed(
+        name: impl Into<PathBuf>,
+        text: impl Into<String>,
+        open: Open<'_>,
+    ) -> Result<Document, Diagnostic> {
+        let text = text.into();
+        if !text.starts_with(SEALED) {
+            let shown = mask::cover_secrets(&text);
+            return Self::build(name.into(), text, shown, Some(Opening::new(open)));
+        }
+        let text = open(&text)?.expose().to_owned();
+        let shown = mask::cover_everything(&text);
+        let document = Self::build(name.into(), text, shown, Some(Opening::new(open)))?;
+        Ok(Document { sealed: true, ..document })
+    }
+
+    /// Parses a text of which complaints show keys alone.
+    pub fn parse_covered(name: impl Into<PathBuf>, text: &Secret) -> Result<Document, Diagnostic> {
+        let shown = mask::cover_everything(text.expose());
+        Self::build(name.into(), text.expose().to_owned(), shown, None)
+    }
+
+    fn build(
+        file: PathBuf,
+        text: String,
+        shown: String,
+        opening: Option<Opening<'_>>,
+    ) -> Result<Document, Diagnostic> {
+        let (text, shown): (Arc<str>, Arc<str>) = (text.into(), shown.into());
+        let value = parse::value(&text, opening.as_ref()).map_err(|wrong| {
             let (line, column) = wrong.position;
             Diagnostic::error(wrong.message)
                 .length(token_length(&shown, line, column))
@@ -83,7 +122,18 @@ impl Document {
                 .label(wrong.expected)
                 .helps(wrong.help)
         })?;
-        Ok(Document { file, text, shown, value, positions: OnceLock::new() })
+        let opened = opening.map(Opening::into_opened).unwrap_or_default();
+        Ok(Document { file, text, shown, value, positions: OnceLock::new(), opened, sealed: false })
+    }
+
+    /// The values that Ansible Vault had sealed one by one.
+    pub fn opened(&self) -> &[Secret] {
+        &self.opened
+    }
+
+    /// Whether Ansible Vault had sealed the whole file.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     pub fn file(&self) -> &Path {
@@ -197,6 +247,17 @@ fn token_length(text: &str, line: usize, column: usize) -> usize {
     token.iter().rposition(|c| !c.is_whitespace()).map_or(1, |last| last + 1)
 }
 
+fn read_text(path: &Path) -> Result<String, Diagnostic> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        Diagnostic::error(format!("cannot read `{}`: {}", path.display(), plain_io_error(&error)))
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        Diagnostic::error(format!("`{}` is not UTF-8 text", path.display())).at(Location::new(path, line, 1))
+    })
+}
+
 fn plain_io_error(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
@@ -293,7 +354,7 @@ mod tests {
           | ^^^ expected one document in a file
         ");
         insta::assert_snapshot!(refused("p: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  6162\n"), @r"
-        error: values sealed by Ansible Vault (`!vault`) are not supported yet
+        error: what Ansible Vault has sealed is opened in inventories and their variables alone
          --> demo.yml:1:4
           |
         1 | p: !vault |
@@ -340,6 +401,43 @@ mod tests {
         let wrong = refused("superuser_password: hunter2\nsuperuser_password: hunter3\n");
         assert!(!wrong.contains("hunter"), "{wrong}");
         assert!(wrong.contains("superuser_password: ***"), "{wrong}");
+    }
+
+    #[test]
+    fn opens_what_is_sealed_and_shows_none_of_it() {
+        let open: Open<'_> = &|sealed: &str| match sealed.trim() {
+            "$ANSIBLE_VAULT;x" => Ok(Secret::new("hunter2")),
+            "$ANSIBLE_VAULT;map" => Ok(Secret::new("ttl: hunter3\nvip: [a, !vault \"$ANSIBLE_VAULT;x\"]\n")),
+            _ => Err(Diagnostic::error("it is closed").help("find the key")),
+        };
+        let parsed = |text: &str| Document::parse_sealed("demo.yml", text, open);
+        let document =
+            parsed("a: {b: !vault \"$ANSIBLE_VAULT;x\"}\nc: !vault |\n  $ANSIBLE_VAULT;x\n").unwrap();
+        assert_eq!(document.value(), &serde_json::json!({"a": {"b": "hunter2"}, "c": "hunter2"}));
+        assert_eq!((document.opened().len(), document.is_sealed()), (2, false));
+        let path = [Key("c")];
+        assert_eq!(document.locate(&path).line, 2);
+
+        let document = parsed("$ANSIBLE_VAULT;map").unwrap();
+        assert_eq!(document.value(), &serde_json::json!({"ttl": "hunter3", "vip": ["a", "hunter2"]}));
+        assert!(document.is_sealed());
+        insta::assert_snapshot!(document.error_at(&[Key("ttl")], "wrong").render(false), @r"
+        error: wrong
+         --> demo.yml:1:6
+          |
+        1 | ttl: ***
+          |      ^^^
+        ");
+        insta::assert_snapshot!(parsed("a: 1\nb: !vault |\n  $ANSIBLE_VAULT;y\n").unwrap_err().render(false), @r"
+        error: it is closed
+         --> demo.yml:2:4
+          |
+        2 | b: !vault |
+          |    ^^^^^^^^
+          |
+          = help: find the key
+        ");
+        assert_eq!(parsed("$ANSIBLE_VAULT;y").unwrap_err().message, "it is closed");
     }
 
     #[test]

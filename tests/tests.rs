@@ -10,6 +10,7 @@ mod journal;
 #[macro_use]
 mod postgres;
 mod plan;
+mod secrets;
 mod shipped;
 mod simulation;
 mod ssh;

@@ -33,6 +33,10 @@ const LAWS: &[(&str, &[&str])] = &[
     ("inventory", &["agent", "cli", "ui", "engine", "ssh"]),
     ("playbook", &["agent", "cli", "ui", "engine", "ssh"]),
     ("template", &["agent", "cli", "ui", "engine", "ssh"]),
+    (
+        "secret",
+        &["agent", "cli", "ui", "inventory", "playbook", "template", "engine", "ssh", "remote", "cluster"],
+    ),
     ("engine", &["agent", "cli", "ui", "fleet", "journal"]),
     ("ssh", &["agent", "cli", "ui", "engine", "playbook", "template"]),
     ("cluster", &["agent", "cli", "ui", "fleet", "journal"]),

@@ -2,7 +2,7 @@
 
 use super::clock::BootTime;
 use crate::contract::{DynamicConfig, NodeStatus, Snapshot};
-use crate::model::{MemberName, Scope};
+use crate::model::{MemberName, Scope, Secret};
 use std::{sync::Arc, time::Duration};
 
 /// One consistent account of this node. The runtime replaces it as a whole whenever something changes.
@@ -27,6 +27,8 @@ pub struct View {
     /// When the agent's loop last went round; `/liveness` goes by it.
     pub loop_at: BootTime,
     pub counters: Counters,
+    /// Name and password that unsafe requests need; a reload may change them.
+    pub login: Option<(String, Secret)>,
 }
 
 /// What the agent counts for `GET /metrics`.
@@ -62,6 +64,7 @@ impl View {
             latest_end_lsn: None,
             loop_at: now,
             counters: Counters::default(),
+            login: None,
         }
     }
 

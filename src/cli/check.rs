@@ -3,7 +3,7 @@
 use super::{
     Exit,
     common::{Common, Format},
-    context::{Context, overrides},
+    context::{Context, keyring, overrides},
     error::Outcome,
 };
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     diagnostic::{Diagnostic, Diagnostics, Severity},
     inventory::Inventory,
     playbook::{self, Playbook, Sources},
+    secret::Keyring,
     template::{self, Templates},
     ui,
 };
@@ -54,7 +55,14 @@ struct Findings {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let findings = files(args);
+    print(args, &files(args, &keys(args)))
+}
+
+fn keys(args: &Args) -> Keyring {
+    keyring(&args.common.vault_password_file, !args.common.yes)
+}
+
+fn print(args: &Args, findings: &Findings) -> Outcome {
     match args.common.format {
         Format::Text => findings.print(),
         Format::Json => ui::json(&findings.document()),
@@ -64,12 +72,13 @@ pub fn run(args: &Args) -> Outcome {
 
 /// Files first, then the hosts: wrong files would be asked about in vain.
 pub async fn hosts(args: Args) -> Outcome {
-    let files = files(&args);
+    let keys = keys(&args);
+    let files = files(&args, &keys);
     if files.wrong.has_errors() {
-        return run(&args);
+        return print(&args, &files);
     }
     // Not `Context::load`, which would write generated passwords.
-    let inventory = Inventory::inspect(&args.common.inventory, &args.common.extra_vars)?;
+    let inventory = Inventory::inspect_with(&args.common.inventory, &args.common.extra_vars, &keys)?;
     let context = Context { common: args.common, inventory, templates: Templates::new(Vec::new())? };
     let hosts = context.inventory.select(context.common.limit.as_deref().unwrap_or("all"))?;
     let everyone = hosts.len() == context.inventory.hosts.len();
@@ -170,9 +179,9 @@ impl Findings {
     }
 }
 
-fn files(args: &Args) -> Findings {
+fn files(args: &Args, keys: &Keyring) -> Findings {
     let mut findings = Findings::default();
-    match Inventory::inspect(&args.common.inventory, &args.common.extra_vars) {
+    match Inventory::inspect_with(&args.common.inventory, &args.common.extra_vars, keys) {
         Ok(inventory) => {
             let (hosts, cluster) = (inventory.hosts.len(), &inventory.cluster);
             let path = args.common.inventory.display();

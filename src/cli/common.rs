@@ -35,6 +35,10 @@ pub struct Common {
     #[arg(short = 'e', long = "extra-vars", value_name = "VARS")]
     pub extra_vars: Vec<String>,
 
+    /// A file with the passphrase of what Ansible Vault has sealed; an executable one is run and prints it. May be repeated
+    #[arg(long, value_name = "FILE")]
+    pub vault_password_file: Vec<PathBuf>,
+
     /// Say more: -v every step with its result, -vv what is said between the machines
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,

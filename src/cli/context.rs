@@ -5,11 +5,12 @@ use crate::{
     builtin,
     diagnostic::Severity,
     inventory::Inventory,
-    model::HostName,
+    model::{HostName, Secret},
     playbook, sandbox,
+    secret::{Keyring, Question},
     ssh::{self, Executables, LocalExecutable, PassphrasePrompt, SessionProblem},
     template::{self, Templates},
-    ui,
+    ui::{self, prompt},
 };
 use std::{
     path::{Path, PathBuf},
@@ -26,14 +27,23 @@ pub struct Context {
 impl Context {
     /// Loads and validates all that the common options name.
     pub fn load(common: &Common) -> Result<Context, Error> {
+        Self::load_with(common, &keyring(&common.vault_password_file, !common.yes))
+    }
+
+    /// As [`Context::load`], with these passphrases.
+    pub fn load_with(common: &Common, keys: &Keyring) -> Result<Context, Error> {
         tell_replaced();
-        Context::of(common, Inventory::load(&common.inventory, &common.extra_vars)?)
+        Context::of(common, Inventory::load_with(&common.inventory, &common.extra_vars, keys)?)
     }
 
     /// The same without some hosts: what is to be once they have left the cluster.
     pub fn without(&self, leaving: &[HostName]) -> Result<Context, Error> {
         let common = &self.common;
-        Context::of(common, Inventory::load_without(&common.inventory, &common.extra_vars, leaving)?)
+        let keys = keyring(&common.vault_password_file, !common.yes);
+        Context::of(
+            common,
+            Inventory::load_without(&common.inventory, &common.extra_vars, &keys, leaving)?,
+        )
     }
 
     fn of(common: &Common, inventory: Inventory) -> Result<Context, Error> {
@@ -53,7 +63,7 @@ impl Context {
         let connect_timeout =
             self.common.connect_timeout.map_or(options.connect_timeout, Duration::from_secs);
         let passphrase =
-            PassphrasePrompt(Arc::new(|key| ui::prompt::secret(&format!("Passphrase of {}", key.display()))));
+            PassphrasePrompt(Arc::new(|key| prompt::passphrase(&format!("Passphrase of {}", key.display()), false)));
         ssh::Options {
             accept_new_host_keys: self.common.accept_new_host_keys,
             connect_timeout,
@@ -85,6 +95,28 @@ impl Context {
             executables.add(build);
         }
         Ok(executables)
+    }
+}
+
+/// The passphrases that files and the environment give; where neither names one, a person may be asked.
+pub fn keyring(files: &[PathBuf], may_ask: bool) -> Keyring {
+    let keys = Keyring::new(files, |name| std::env::var_os(name));
+    if may_ask && prompt::possible() { keys.asking(Box::new(ask)) } else { keys }
+}
+
+fn ask(question: Question<'_>) -> Option<Secret> {
+    let name = |file: &Path| file.display().to_string();
+    match question {
+        Question::Open { file, again: false } => {
+            prompt::passphrase(&format!("Passphrase of {}", name(file)), false)
+        }
+        Question::Open { file, again: true } => {
+            prompt::passphrase(&format!("It does not open it. Passphrase of {}", name(file)), false)
+        }
+        Question::Seal { file } => prompt::passphrase(
+            &format!("Passphrase to seal {} with (empty: none, readable by its owner)", name(file)),
+            true,
+        ),
     }
 }
 

@@ -28,6 +28,7 @@ mod restart;
 mod rolling;
 mod sandbox;
 mod scale;
+mod secrets;
 mod ssh;
 mod status;
 mod switchover;
@@ -72,6 +73,7 @@ enum Command {
     Remove(scale::RemoveArgs),
     Replace(scale::ReplaceArgs),
     Destroy(destroy::Args),
+    Secrets(secrets::Args),
     Ssh(ssh::Args),
     Exec(exec::Args),
     Push(copy::PushArgs),
@@ -117,6 +119,7 @@ fn run(command: Command) -> Outcome {
         Command::Remove(args) => on_cluster(&args.common.clone(), scale::remove(args)),
         Command::Replace(args) => on_cluster(&args.common.clone(), scale::replace(args)),
         Command::Destroy(args) => on_cluster(&args.common.clone(), destroy::run(args)),
+        Command::Secrets(args) => secrets::run(args),
         Command::Ssh(args) => on_cluster(&args.common.clone(), ssh::run(args)),
         Command::Exec(args) => on_cluster(&args.common.clone(), exec::run(args)),
         Command::Push(args) => on_cluster(&args.common.clone(), copy::push(args)),

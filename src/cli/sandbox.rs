@@ -3,6 +3,7 @@
 use super::{
     Exit,
     common::Format,
+    context::keyring,
     error::{Error, Outcome},
 };
 use crate::{
@@ -124,6 +125,10 @@ struct Up {
     /// A variable that wins over the inventory's: `name=value`, `{"name": value}`, or `@file.yml`
     #[arg(short = 'e', long = "extra-vars", value_name = "VARS")]
     extra_vars: Vec<String>,
+
+    /// A file with the passphrase of what Ansible Vault has sealed in the inventory
+    #[arg(long, value_name = "FILE")]
+    vault_password_file: Vec<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -230,7 +235,8 @@ fn up(store: &Store, args: Up) -> Outcome {
             Sandbox::up(store, &name, &spec, &executable, &tell)?
         }
         None => {
-            let inventory = Inventory::inspect(&args.inventory, &args.extra_vars)?;
+            let keys = keyring(&args.vault_password_file, true);
+            let inventory = Inventory::inspect_with(&args.inventory, &args.extra_vars, &keys)?;
             let name = match args.name {
                 Some(name) => name,
                 None => inventory.cluster.as_str().parse().map_err(sandbox::Error::from)?,

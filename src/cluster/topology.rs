@@ -131,7 +131,9 @@ impl Topology {
 fn agent(host: &inventory::Host) -> Option<AgentHost> {
     let login = host.vars.get("agent").and_then(|agent| agent.pointer("/restapi/authentication"));
     let text = |name: &str| login.and_then(|login| login.get(name)).and_then(Value::as_str);
-    let api_login = text("username").zip(text("password"));
+    // What is merged into the agent's configuration wins there too.
+    let user = text("username").or(host.text("agent_api_user"));
+    let api_login = user.zip(text("password").or(host.text("agent_api_password")));
     Some(AgentHost {
         name: host.name.clone(),
         address: host.address().to_owned(),

@@ -1,8 +1,9 @@
 //! `-e`: variables that win over every other.
 
-use super::source::{Definitions, definitions};
+use super::source::{self, Definitions, definitions};
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Location},
+    secret::Keyring,
     yaml::Document,
 };
 use serde_json::Value;
@@ -13,10 +14,10 @@ const ARGUMENT: &str = "--extra-vars";
 
 /// Reads the arguments in their order: `name=value` pairs as a shell splits them, a JSON or YAML map, or
 /// `@FILE` with one. Values of pairs are text; each variable's kind makes a number of them where it needs one.
-pub(super) fn read(arguments: &[String], wrong: &mut Diagnostics) -> Definitions {
+pub(super) fn read(arguments: &[String], keys: &Keyring, wrong: &mut Diagnostics) -> Definitions {
     let mut found = Definitions::new();
     for argument in arguments {
-        match one(argument, wrong) {
+        match one(argument, keys, wrong) {
             Ok(definitions) => found.extend(definitions),
             Err(diagnostic) => wrong.push(diagnostic),
         }
@@ -24,10 +25,10 @@ pub(super) fn read(arguments: &[String], wrong: &mut Diagnostics) -> Definitions
     found
 }
 
-fn one(argument: &str, wrong: &mut Diagnostics) -> Result<Definitions, Diagnostic> {
+fn one(argument: &str, keys: &Keyring, wrong: &mut Diagnostics) -> Result<Definitions, Diagnostic> {
     let text = argument.trim();
     if let Some(file) = text.strip_prefix('@') {
-        let document = Document::read(Path::new(file));
+        let document = source::read(Path::new(file), keys);
         let document = Arc::new(document.map_err(|wrong| match wrong.at {
             Some(_) => wrong,
             None => wrong.help(format!("it is named by `{ARGUMENT} {text}`")),

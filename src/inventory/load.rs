@@ -1,19 +1,19 @@
 //! The way from files to a checked inventory, step by step. Start reading at [`load`].
 
 use super::{
-    Connection, Host, Inventory,
-    catalogue::{GROUPS, VARIABLES},
+    Connection, Generated, Host, Inventory,
+    catalogue::{GROUPS, NEEDED_WITH, VARIABLES},
     check, extra, fill, merge,
     merge::Draft,
     settings,
-    source::{Definition, Origin, VarsFile, vars_folder},
+    source::{self, Definition, Origin, VarsFile, vars_folder},
     tree::Tree,
     variable::{Default, Kind},
 };
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Severity, nearest},
     model::HostName,
-    secret::Store,
+    secret::{Keyring, Store},
     template::Templates,
     yaml::Document,
 };
@@ -35,6 +35,7 @@ pub(super) fn load(
     extra_vars: &[String],
     leaving: &[HostName],
     passwords: Passwords,
+    keys: &Keyring,
 ) -> Result<Inventory, Diagnostics> {
     let mut wrong = Diagnostics::default();
     if path.is_dir() {
@@ -43,12 +44,12 @@ pub(super) fn load(
             .help("give the inventory file itself; group_vars/ and host_vars/ beside it are read")
             .into());
     }
-    let document = Arc::new(Document::read(path).map_err(|diagnostic| unreadable(path, diagnostic))?);
+    let document = Arc::new(source::read(path, keys).map_err(|diagnostic| unreadable(path, diagnostic))?);
     let mut tree = Tree::read(&document, &mut wrong);
     let folder = path.parent().unwrap_or(Path::new("."));
-    let group_files = vars_folder(&folder.join("group_vars"), &mut wrong);
-    let host_files = vars_folder(&folder.join("host_vars"), &mut wrong);
-    let extra = extra::read(extra_vars, &mut wrong);
+    let group_files = vars_folder(&folder.join("group_vars"), keys, &mut wrong);
+    let host_files = vars_folder(&folder.join("host_vars"), keys, &mut wrong);
+    let extra = extra::read(extra_vars, keys, &mut wrong);
     mention_strangers(&tree, &group_files, &host_files, &mut wrong);
     tree.leave_out(leaving);
     check::groups(&tree, &mut wrong);
@@ -61,7 +62,8 @@ pub(super) fn load(
     check::required(&tree, &drafts, &mut wrong);
     stop_at_errors(&mut wrong)?;
 
-    add_passwords(path, &mut drafts, &groups, passwords)?;
+    let mut store = Store::beside(path, keys)?;
+    let generated = add_passwords(&mut store, &mut drafts, &groups, passwords, &mut wrong)?;
     let mut global = Map::new();
     global.insert("groups".to_owned(), serde_json::json!(groups));
     let mut templates = Templates::new(Vec::new())?;
@@ -97,7 +99,9 @@ pub(super) fn load(
     let cluster = settings::cluster(&hosts)?;
     global.extend(settings::global(&hosts, &groups));
     let extra = extra.iter().map(|definition| (definition.name.clone(), definition.value.clone())).collect();
-    Ok(Inventory { path: path.to_owned(), cluster, hosts, groups, warnings, extra, global, drafts })
+    let former = store.previous().values().cloned().collect();
+    let path = path.to_owned();
+    Ok(Inventory { path, cluster, hosts, groups, warnings, generated, extra, global, drafts, former })
 }
 
 /// What every host is given besides its variables.
@@ -115,6 +119,8 @@ pub(super) fn magic(name: &str, groups: &[String]) -> Map<String, Value> {
 /// What to do about an inventory that is no YAML.
 fn unreadable(path: &Path, diagnostic: Diagnostic) -> Diagnostic {
     match diagnostic.at {
+        // Its reason is in the file.
+        None if !diagnostic.help.is_empty() => diagnostic,
         None => diagnostic.help("name the inventory with `-i FILE`, or write one with `pgfleet init`"),
         Some(_) if is_ini(&std::fs::read_to_string(path).unwrap_or_default()) => Diagnostic {
             message: "this inventory is in Ansible's INI form".to_owned(),
@@ -183,28 +189,47 @@ fn group_members(tree: &Tree, drafts: &IndexMap<HostName, Draft>) -> IndexMap<St
     groups
 }
 
-/// Gives passwords that are needed and that nobody set their kept or new values.
+/// Gives passwords that are needed and that nobody set their kept or new values. All that are needed are told.
 fn add_passwords(
-    path: &Path,
+    store: &mut Store<'_>,
     drafts: &mut IndexMap<HostName, Draft>,
     groups: &IndexMap<String, Vec<HostName>>,
     passwords: Passwords,
-) -> Result<(), Diagnostics> {
+    wrong: &mut Diagnostics,
+) -> Result<Vec<Generated>, Diagnostics> {
     let used = |group: &&str| groups.get(*group).is_some_and(|hosts| !hosts.is_empty());
-    let mut store = Store::beside(path)?;
-    let mut values = Map::new();
+    let (mut values, mut generated) = (Map::new(), Vec::new());
     for variable in VARIABLES {
         let Default::Generated = variable.default else { continue };
-        let set = drafts.values().any(|draft| draft.vars.contains_key(variable.name));
-        if set || !variable.groups.iter().any(used) {
+        let idle = NEEDED_WITH.iter().any(|(name, other)| {
+            *name == variable.name && !drafts.values().any(|draft| draft.vars.contains_key(*other))
+        });
+        if idle || !variable.groups.iter().any(used) {
             continue;
         }
         let most = if let Kind::Secret { most } = variable.kind { most } else { usize::MAX };
+        let set = drafts.values().find_map(|draft| draft.vars.get(variable.name));
+        let set = set.map(|definition| definition.origin.clone());
+        let own = set.is_some();
+        generated.push(Generated { name: variable.name, most, set });
+        if own {
+            continue;
+        }
         let secret = store.get_or_generate(variable.name, most);
         values.insert(variable.name.to_owned(), Value::String(secret.expose().to_owned()));
     }
-    if passwords == Passwords::Keep && store.is_unsaved() {
+    if passwords == Passwords::Keep && !store.unsaved().is_empty() {
         store.save()?;
+        if !store.is_sealed() {
+            let message = format!("new passwords are in `{}`, which is not sealed", store.path().display());
+            wrong
+                .push(Diagnostic::warning(message).help("`pgfleet secrets init` seals it with a passphrase"));
+        }
+    }
+    if !store.previous().is_empty() {
+        let names: Vec<String> = store.previous().keys().map(|name| format!("`{name}`")).collect();
+        let message = format!("a rotation of {} has not ended", names.join(", "));
+        wrong.push(Diagnostic::warning(message).help("`pgfleet secrets rotate` completes it"));
     }
     let document = Arc::new(Document::parse(store.path(), crate::yaml::to_string(&values))?);
     for (name, node) in document.root().entries() {
@@ -214,5 +239,5 @@ fn add_passwords(
             draft.vars.insert(name.to_owned(), definition.clone());
         }
     }
-    Ok(())
+    Ok(generated)
 }

@@ -9,6 +9,7 @@ mod check;
 mod connection;
 mod extra;
 mod fill;
+mod generated;
 mod load;
 mod merge;
 mod pattern;
@@ -23,12 +24,14 @@ mod tree;
 pub mod variable;
 
 pub use connection::Connection;
+pub use generated::{Generated, vet_secret};
 pub use settings::{Credentials, Dcs, Ports, Vip};
 pub use sketch::{Machine, Sketch};
 
 use crate::{
     diagnostic::{Diagnostic, Diagnostics},
     model::{HostName, Scope, Secret},
+    secret::Keyring,
     template::Templates,
 };
 use indexmap::IndexMap;
@@ -45,9 +48,13 @@ pub struct Inventory {
     pub groups: IndexMap<String, Vec<HostName>>,
     /// What is odd but not wrong.
     pub warnings: Vec<Diagnostic>,
+    /// The secrets that the cluster needs and that are generated where nobody sets them.
+    pub generated: Vec<Generated>,
     extra: Map<String, Value>,
     global: Map<String, Value>,
     drafts: IndexMap<HostName, merge::Draft>,
+    /// What secrets were before a rotation that has not ended.
+    former: Vec<Secret>,
 }
 
 /// One machine.
@@ -69,25 +76,41 @@ impl Host {
 
 impl Inventory {
     /// Reads and checks an inventory with what lies beside it. `extra_vars` are arguments of `-e`. Passwords
-    /// that nobody set are generated once and kept in `NAME.secrets.yml` beside the inventory.
+    /// that nobody set are generated once and kept in `NAME.secrets.yml` beside the inventory. What is sealed
+    /// is opened with passphrases of the environment.
     ///
     /// The error holds everything that is wrong, each with its place.
     pub fn load(path: &Path, extra_vars: &[String]) -> Result<Inventory, Diagnostics> {
-        load::load(path, extra_vars, &[], load::Passwords::Keep)
+        Self::load_with(path, extra_vars, &Keyring::of_environment())
     }
 
-    /// As [`Inventory::load`], as if these hosts were not in it: what it is to be once they have left.
+    /// As [`Inventory::load`], with these passphrases.
+    pub fn load_with(path: &Path, extra_vars: &[String], keys: &Keyring) -> Result<Inventory, Diagnostics> {
+        load::load(path, extra_vars, &[], load::Passwords::Keep, keys)
+    }
+
+    /// As [`Inventory::load_with`], as if these hosts were not in it: what it is to be once they have left.
     pub fn load_without(
         path: &Path,
         extra_vars: &[String],
+        keys: &Keyring,
         leaving: &[HostName],
     ) -> Result<Inventory, Diagnostics> {
-        load::load(path, extra_vars, leaving, load::Passwords::Keep)
+        load::load(path, extra_vars, leaving, load::Passwords::Keep, keys)
     }
 
     /// As [`Inventory::load`], but writes nothing: passwords that nobody set differ from call to call.
     pub fn inspect(path: &Path, extra_vars: &[String]) -> Result<Inventory, Diagnostics> {
-        load::load(path, extra_vars, &[], load::Passwords::Forget)
+        Self::inspect_with(path, extra_vars, &Keyring::of_environment())
+    }
+
+    /// As [`Inventory::inspect`], with these passphrases.
+    pub fn inspect_with(
+        path: &Path,
+        extra_vars: &[String],
+        keys: &Keyring,
+    ) -> Result<Inventory, Diagnostics> {
+        load::load(path, extra_vars, &[], load::Passwords::Forget, keys)
     }
 
     /// The hosts that a pattern matches (`a:b`, `a:&b`, `a:!b`, globs, `all`), in the inventory's order.

@@ -227,7 +227,26 @@ pub(super) fn secrets(inventory: &Inventory) -> Vec<Secret> {
             secrets_within(value, &mut add);
         }
     }
+    for definition in inventory.drafts.values().flat_map(|draft| draft.vars.values()) {
+        let document = &definition.origin.document;
+        document.opened().iter().for_each(|secret| add(&Value::from(secret.expose())));
+        // Of a file that is sealed as a whole, what its owner made up; pgfleet's own settings are no secrets.
+        let own = catalogue::find(&definition.name).is_none_or(|variable| variable.kind == Kind::Map);
+        if document.is_sealed() && own {
+            texts_within(&definition.value, &mut add);
+        }
+    }
+    inventory.former.iter().for_each(|secret| add(&Value::from(secret.expose())));
     texts.into_iter().map(Secret::new).collect()
+}
+
+/// All texts, at any depth.
+fn texts_within(value: &Value, add: &mut impl FnMut(&Value)) {
+    match value {
+        Value::Object(map) => map.values().for_each(|value| texts_within(value, add)),
+        Value::Array(items) => items.iter().for_each(|item| texts_within(item, add)),
+        _ => add(value),
+    }
 }
 
 /// Texts below keys that sound like a password's, at any depth (`custom`, `agent`).

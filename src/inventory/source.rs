@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Location, Severity, did_you_mean},
+    secret::Keyring,
     yaml::{Document, Node, PathStep},
 };
 use serde_json::Value;
@@ -106,7 +107,10 @@ pub(super) fn definitions(document: &Arc<Document>, node: &Node<'_>, wrong: &mut
 fn vet(document: &Arc<Document>, name: &str, node: &Node<'_>, wrong: &mut Diagnostics) -> Option<Definition> {
     let origin = Origin::new(document, node);
     let Some(variable) = catalogue::find(name) else {
-        wrong.push(unknown(name, node));
+        // Ansible's custom: `x: "{{ vault_x }}"` in a plain file, and `vault_x` in a sealed one.
+        if name.strip_prefix("vault_").is_none_or(|name| catalogue::find(name).is_none()) {
+            wrong.push(unknown(name, node));
+        }
         return Some(Definition { name: name.to_owned(), value: node.value().clone(), origin });
     };
     let definition = |value| Definition { name: variable.name.to_owned(), value, origin: origin.clone() };
@@ -152,13 +156,13 @@ pub(super) struct VarsFile {
 
 /// Reads a folder of variables: `NAME.yml`, `NAME.yaml`, `NAME.json`, `NAME`, or `NAME/` with such files, in
 /// the order of their names. A folder that does not exist holds nothing.
-pub(super) fn vars_folder(folder: &Path, wrong: &mut Diagnostics) -> Vec<VarsFile> {
+pub(super) fn vars_folder(folder: &Path, keys: &Keyring, wrong: &mut Diagnostics) -> Vec<VarsFile> {
     let mut found = Vec::new();
     for path in entries(folder) {
         let Some(name) = name_of(&path) else { continue };
         let files = if path.is_dir() { files_below(&path) } else { vec![path] };
         for path in files {
-            match Document::read(&path) {
+            match read(&path, keys) {
                 Ok(document) => {
                     let document = Arc::new(document);
                     let definitions = definitions(&document, &document.root(), wrong);
@@ -169,6 +173,11 @@ pub(super) fn vars_folder(folder: &Path, wrong: &mut Diagnostics) -> Vec<VarsFil
         }
     }
     found
+}
+
+/// Reads a file, with what Ansible Vault has sealed in it.
+pub(super) fn read(path: &Path, keys: &Keyring) -> Result<Document, Diagnostic> {
+    Document::read_sealed(path, &|sealed| keys.open(sealed, path).map(|opened| opened.text))
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

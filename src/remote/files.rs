@@ -303,7 +303,8 @@ pub(crate) fn require_parent(context: &Context<'_>, path: &str) -> Result<(), Fa
     ))
 }
 
-/// What differs between two contents, for people.
+/// What differs between two contents, for people. The control machine doesn't know what a password on the
+/// target was before, so passwords are covered here.
 pub(crate) fn diff(path: &str, old: Option<&[u8]>, new: Option<&[u8]>) -> String {
     let describe = |content: Option<&[u8]>| match content {
         None => "absent".to_owned(),
@@ -315,14 +316,16 @@ pub(crate) fn diff(path: &str, old: Option<&[u8]>, new: Option<&[u8]>) -> String
         Some(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
     };
     match (text(old), text(new)) {
-        (Some(before), Some(after)) => similar::TextDiff::from_lines(&before, &after)
-            .unified_diff()
-            .context_radius(3)
-            .header(
-                if old.is_some() { path } else { "/dev/null" },
-                if new.is_some() { path } else { "/dev/null" },
-            )
-            .to_string(),
+        (Some(before), Some(after)) => crate::yaml::cover(
+            &similar::TextDiff::from_lines(&before, &after)
+                .unified_diff()
+                .context_radius(3)
+                .header(
+                    if old.is_some() { path } else { "/dev/null" },
+                    if new.is_some() { path } else { "/dev/null" },
+                )
+                .to_string(),
+        ),
         _ => format!("{path}: {} -> {}", describe(old), describe(new)),
     }
 }

@@ -18,6 +18,7 @@ mod lock;
 mod memory;
 pub mod preflight;
 pub mod protocol;
+mod psql;
 pub mod resource;
 mod server;
 mod systemd;

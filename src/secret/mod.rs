@@ -1,9 +1,16 @@
-//! Generated passwords, and the file beside the inventory that keeps them.
+//! Generated passwords, the file beside the inventory that keeps them, and Ansible Vault's format.
 //!
-//! Owns how secrets are made and stored. Never shows one; never decides which are needed.
+//! Owns how secrets are made, stored, sealed and opened, and what PostgreSQL stores in their place. Never shows
+//! one; never decides which are needed.
 
+mod editor;
+mod keyring;
+pub mod scram;
 mod store;
+mod vault;
 
+pub use editor::edit;
+pub use keyring::{Ask, Keyring, Question, from_file, ways};
 pub use store::Store;
 
 use crate::model::Secret;

@@ -1,11 +1,14 @@
-//! The secrets file: a YAML map of names to texts, readable by its owner alone.
+//! The secrets file: a YAML map of names to texts, sealed in Ansible Vault's format or readable by its owner
+//! alone.
 
+use super::{Keyring, vault};
 use crate::{
     diagnostic::Diagnostic,
-    model::Secret,
-    yaml::{self, Document},
+    model::{Digest, Secret},
+    yaml::{self, Document, Node},
 };
 use indexmap::IndexMap;
+use serde_json::{Map, Value};
 use std::{
     ffi::OsString,
     fs, io,
@@ -20,20 +23,75 @@ const HEADER: &str = "\
 # one of the same name here.
 ";
 
+/// The key that holds what secrets were before a rotation that has not ended.
+const PREVIOUS: &str = "previous";
+
 /// The generated secrets of one inventory.
-pub struct Store {
+pub struct Store<'k> {
     path: PathBuf,
+    keys: &'k Keyring,
     values: IndexMap<String, Secret>,
-    /// Names that were generated since the file was read.
+    previous: IndexMap<String, Secret>,
+    form: Form,
+    /// What the file was when it was read; none where there was none.
+    read: Option<Digest>,
+    /// Names that were generated since.
     fresh: Vec<String>,
 }
 
-impl Store {
+/// How the file is written.
+#[derive(Clone, Debug)]
+enum Form {
+    /// There is none yet: sealed, if there is a passphrase.
+    Unwritten,
+    Plain,
+    Sealed {
+        passphrase: Secret,
+        id: Option<String>,
+    },
+}
+
+impl<'k> Store<'k> {
     /// Opens the store that belongs to an inventory. A file that doesn't exist yet holds nothing.
-    pub fn beside(inventory: &Path) -> Result<Store, Diagnostic> {
-        let path = Self::path_beside(inventory);
-        let values = if path.exists() { read(&path)? } else { IndexMap::new() };
-        Ok(Store { path, values, fresh: Vec::new() })
+    pub fn beside(inventory: &Path, keys: &'k Keyring) -> Result<Store<'k>, Diagnostic> {
+        let mut store = Store {
+            path: Self::path_beside(inventory),
+            keys,
+            values: IndexMap::new(),
+            previous: IndexMap::new(),
+            form: Form::Unwritten,
+            read: None,
+            fresh: Vec::new(),
+        };
+        if store.path.exists() {
+            store.read()?;
+        }
+        Ok(store)
+    }
+
+    fn read(&mut self) -> Result<(), Diagnostic> {
+        let path = &self.path;
+        let unreadable =
+            |why: String| Diagnostic::error(format!("`{}` cannot be read: {why}", path.display()));
+        let text =
+            fs::read_to_string(path).map(Secret::new).map_err(|error| unreadable(error.to_string()))?;
+        self.read = Some(Digest::of(text.expose().as_bytes()));
+        let text = if vault::is_sealed(text.expose()) {
+            let opened = self.keys.open(text.expose(), path)?;
+            self.form = Form::Sealed { passphrase: opened.passphrase, id: opened.id };
+            opened.text
+        } else {
+            let mode = fs::metadata(path).map(|data| data.permissions().mode()).unwrap_or_default();
+            if mode & 0o077 != 0 {
+                let message = format!("`{}` can be read by others than its owner", path.display());
+                let next =
+                    format!("run `chmod 600 {}`, or seal it with `pgfleet secrets init`", path.display());
+                return Err(Diagnostic::error(message).help(next));
+            }
+            self.form = Form::Plain;
+            text
+        };
+        self.take(&text)
     }
 
     /// Where the secrets of an inventory are.
@@ -47,6 +105,24 @@ impl Store {
         &self.path
     }
 
+    /// Whether there is a file.
+    pub fn is_written(&self) -> bool {
+        !matches!(self.form, Form::Unwritten)
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.form, Form::Sealed { .. })
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Secret> {
+        self.values.get(name)
+    }
+
+    /// The secrets by name, in the file's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
+        self.values.iter().map(|(name, secret)| (name.as_str(), secret))
+    }
+
     /// The secret of that name; made now where there is none.
     pub fn get_or_generate(&mut self, name: &str, most: usize) -> Secret {
         if let Some(secret) = self.values.get(name) {
@@ -58,49 +134,121 @@ impl Store {
         secret
     }
 
-    /// Whether something was generated that the file doesn't have.
-    pub fn is_unsaved(&self) -> bool {
-        !self.fresh.is_empty()
+    /// Names that were generated and are not in the file yet.
+    pub fn unsaved(&self) -> &[String] {
+        &self.fresh
     }
 
-    /// Writes the file: beside it, synced, renamed, mode 0600. Nothing is written when nothing is new. Where
-    /// another run was faster, its secrets are taken over, and the error asks to start again.
-    pub fn save(&mut self) -> Result<(), Diagnostic> {
-        if self.fresh.is_empty() {
-            return Ok(());
+    /// What secrets were before a rotation that has not ended.
+    pub fn previous(&self) -> &IndexMap<String, Secret> {
+        &self.previous
+    }
+
+    /// Makes a new secret and keeps the old one until [`Store::end_rotation`]. One that a rotation which has
+    /// not ended made stays as it is: parts of the cluster may have it already.
+    pub fn rotate(&mut self, name: &str, most: usize) {
+        if !self.previous.contains_key(name)
+            && let Some(old) = self.values.insert(name.to_owned(), super::generate(most))
+        {
+            self.previous.insert(name.to_owned(), old);
         }
+    }
+
+    /// Names whose rotation has not ended.
+    pub fn unfinished(&self) -> Vec<String> {
+        self.previous.keys().cloned().collect()
+    }
+
+    /// The old secrets are of no use any more.
+    pub fn end_rotation(&mut self) {
+        self.previous.clear();
+    }
+
+    /// The secrets as YAML, for their owner to change.
+    pub fn text(&self) -> Secret {
+        let exposed = |map: &IndexMap<String, Secret>| -> Map<String, Value> {
+            map.iter().map(|(name, secret)| (name.clone(), secret.expose().into())).collect()
+        };
+        let mut map = exposed(&self.values);
+        if !self.previous.is_empty() {
+            map.insert(PREVIOUS.to_owned(), exposed(&self.previous).into());
+        }
+        let lines = if map.is_empty() { String::new() } else { yaml::to_string(&map) };
+        Secret::new(format!("{HEADER}{lines}"))
+    }
+
+    /// Takes over a text, as [`Store::text`] gives it.
+    pub fn take(&mut self, text: &Secret) -> Result<(), Diagnostic> {
+        let document = Document::parse_covered(&self.path, text)?;
+        (self.values, self.previous) = secrets(&document.root())?;
+        Ok(())
+    }
+
+    /// Seals the file from now on with this passphrase.
+    pub fn seal_with(&mut self, passphrase: Secret) {
+        let id = if let Form::Sealed { id, .. } = &self.form { id.clone() } else { None };
+        self.form = Form::Sealed { passphrase, id };
+    }
+
+    /// Writes the file: beside it, synced, renamed, mode 0600. Where another run was faster the error asks to
+    /// start again.
+    pub fn save(&mut self) -> Result<(), Diagnostic> {
         let failed = |error: io::Error| {
-            Diagnostic::error(format!(
-                "cannot keep generated passwords in `{}`: {error}",
-                self.path.display()
-            ))
-            .help("make the inventory's folder writable, or set the passwords in the inventory")
+            Diagnostic::error(format!("cannot keep secrets in `{}`: {error}", self.path.display()))
+                .help("make the inventory's folder writable, or set the passwords in the inventory")
+        };
+        if let Form::Unwritten = self.form {
+            self.form = match self.keys.to_seal(&self.path)? {
+                Some(passphrase) => Form::Sealed { passphrase, id: None },
+                None => Form::Plain,
+            };
+        }
+        let text = match &self.form {
+            Form::Sealed { passphrase, id } => {
+                Secret::new(vault::seal(&self.text(), passphrase, id.as_deref()))
+            }
+            Form::Plain | Form::Unwritten => self.text(),
         };
         let _lock = lock(&self.path).map_err(failed)?;
-        if self.path.exists() {
-            let current = read(&self.path)?;
-            if self.fresh.iter().any(|name| current.contains_key(name)) {
-                let message = format!("`{}` was written by another run just now", self.path.display());
-                return Err(Diagnostic::error(message).help("run the command again; it uses what is there"));
-            }
+        let current = match fs::read(&self.path) {
+            Ok(bytes) => Some(Digest::of(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        if current != self.read {
+            let message = format!("`{}` was written by another run just now", self.path.display());
+            return Err(Diagnostic::error(message).help("run the command again; it uses what is there"));
         }
-        write(&self.path, &self.values).map_err(failed)?;
+        write(&self.path, &text).map_err(failed)?;
+        self.read = Some(Digest::of(text.expose().as_bytes()));
         self.fresh.clear();
         Ok(())
     }
 }
 
-fn read(path: &Path) -> Result<IndexMap<String, Secret>, Diagnostic> {
-    let document = Document::read(path)?;
-    let mode = fs::metadata(path).map(|data| data.permissions().mode()).unwrap_or_default();
-    if mode & 0o077 != 0 {
-        let message = format!("`{}` can be read by others than its owner", path.display());
-        return Err(Diagnostic::error(message).help(format!("run `chmod 600 {}`", path.display())));
+type Secrets = IndexMap<String, Secret>;
+
+/// The secrets of a file, and those under [`PREVIOUS`].
+fn secrets(root: &Node<'_>) -> Result<(Secrets, Secrets), Diagnostic> {
+    let text = |node: &Node<'_>| match node.value() {
+        Value::String(text) => Ok(Secret::new(text.as_str())),
+        Value::Number(number) => Ok(Secret::new(number.to_string())),
+        _ => Err(node.error("a secret must be text").label("expected text")),
+    };
+    if !root.is_map() && !root.is_null() {
+        return Err(root.error("the file must hold a map of names to texts"));
     }
-    if document.value().is_null() {
-        return Ok(IndexMap::new());
+    let (mut values, mut previous) = (Secrets::new(), Secrets::new());
+    for (name, node) in root.entries() {
+        if name == PREVIOUS {
+            for (name, node) in node.entries() {
+                previous.insert(name.to_owned(), text(&node)?);
+            }
+        } else {
+            values.insert(name.to_owned(), text(&node)?);
+        }
     }
-    document.deserialize()
+    Ok((values, previous))
 }
 
 /// Keeps other runs from writing at the same time, until it is dropped.
@@ -110,14 +258,11 @@ fn lock(path: &Path) -> io::Result<nix::fcntl::Flock<fs::File>> {
     nix::fcntl::Flock::lock(folder, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, error)| error.into())
 }
 
-fn write(path: &Path, values: &IndexMap<String, Secret>) -> io::Result<()> {
-    let exposed: IndexMap<&str, &str> =
-        values.iter().map(|(name, secret)| (name.as_str(), secret.expose())).collect();
+fn write(path: &Path, text: &Secret) -> io::Result<()> {
     let beside = path.with_extension(format!("new-{}", std::process::id()));
     let written =
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).and_then(|mut file| {
-            file.write_all(HEADER.as_bytes())?;
-            file.write_all(yaml::to_string(&exposed).as_bytes())?;
+            file.write_all(text.expose().as_bytes())?;
             file.sync_all()
         });
     let renamed = written.and_then(|()| fs::rename(&beside, path));
@@ -131,29 +276,100 @@ fn write(path: &Path, values: &IndexMap<String, Secret>) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn keyring(passphrase: &str) -> Keyring {
+        let passphrase = OsString::from(passphrase);
+        Keyring::new(&[], move |name| (name == "PGFLEET_VAULT_PASSWORD").then(|| passphrase.clone()))
+    }
+
     #[test]
     fn keeps_what_it_made() {
         let folder = tempfile::tempdir().unwrap();
         let inventory = folder.path().join("demo.yml");
-        let mut store = Store::beside(&inventory).unwrap();
+        let keys = Keyring::default();
+        let mut store = Store::beside(&inventory, &keys).unwrap();
         let password = store.get_or_generate("superuser_password", usize::MAX);
-        assert!(store.is_unsaved());
+        assert_eq!(store.unsaved(), ["superuser_password"]);
         store.save().unwrap();
 
         let path = folder.path().join("demo.secrets.yml");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let mut again = Store::beside(&inventory).unwrap();
+        let mut again = Store::beside(&inventory, &keys).unwrap();
         assert_eq!(again.get_or_generate("superuser_password", usize::MAX), password);
-        assert!(!again.is_unsaved());
+        assert!(again.unsaved().is_empty() && !again.is_sealed());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside the file");
+    }
+
+    #[test]
+    fn a_new_file_is_sealed_where_there_is_a_passphrase() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = folder.path().join("demo.yml");
+        let keys = keyring("one");
+        let mut store = Store::beside(&inventory, &keys).unwrap();
+        let password = store.get_or_generate("superuser_password", 32);
+        store.save().unwrap();
+        let text = fs::read_to_string(store.path()).unwrap();
+        assert!(vault::is_sealed(&text) && !text.contains(password.expose()));
+        assert_eq!(Store::beside(&inventory, &keys).unwrap().get("superuser_password"), Some(&password));
+        let closed = Store::beside(&inventory, &Keyring::default()).err().unwrap();
+        assert!(closed.message.contains("there is no passphrase"), "{closed}");
+
+        // Sealed with another passphrase, it opens with that one alone.
+        store.seal_with(Secret::new("two"));
+        store.save().unwrap();
+        assert!(Store::beside(&inventory, &keys).is_err());
+        assert_eq!(
+            Store::beside(&inventory, &keyring("two")).unwrap().get("superuser_password"),
+            Some(&password)
+        );
+    }
+
+    #[test]
+    fn a_plain_file_stays_plain_until_it_is_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = folder.path().join("demo.yml");
+        let plain = Keyring::default();
+        let mut store = Store::beside(&inventory, &plain).unwrap();
+        store.get_or_generate("superuser_password", 32);
+        store.save().unwrap();
+        let keys = keyring("one");
+        let mut store = Store::beside(&inventory, &keys).unwrap();
+        store.get_or_generate("rewind_password", 32);
+        store.save().unwrap();
+        assert!(!store.is_sealed());
+        store.seal_with(Secret::new("one"));
+        store.save().unwrap();
+        assert!(Store::beside(&inventory, &keys).unwrap().is_sealed());
+    }
+
+    #[test]
+    fn a_rotation_keeps_the_old_secret_until_it_ends_and_begins_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = folder.path().join("demo.yml");
+        let keys = Keyring::default();
+        let mut store = Store::beside(&inventory, &keys).unwrap();
+        let old = store.get_or_generate("vip_password", 8);
+        store.rotate("vip_password", 8);
+        let new = store.get("vip_password").unwrap().clone();
+        assert_ne!(old, new);
+        assert_eq!(new.expose().len(), 8);
+        store.save().unwrap();
+
+        let mut again = Store::beside(&inventory, &keys).unwrap();
+        again.rotate("vip_password", 8);
+        assert_eq!(again.get("vip_password"), Some(&new));
+        assert_eq!(again.previous().get("vip_password"), Some(&old));
+        again.end_rotation();
+        again.save().unwrap();
+        assert!(Store::beside(&inventory, &keys).unwrap().previous().is_empty());
     }
 
     #[test]
     fn two_runs_at_once_agree_on_one_password() {
         let folder = tempfile::tempdir().unwrap();
         let inventory = folder.path().join("demo.yml");
-        let mut first = Store::beside(&inventory).unwrap();
-        let mut second = Store::beside(&inventory).unwrap();
+        let keys = Keyring::default();
+        let mut first = Store::beside(&inventory, &keys).unwrap();
+        let mut second = Store::beside(&inventory, &keys).unwrap();
         first.get_or_generate("rewind_password", 32);
         second.get_or_generate("rewind_password", 32);
         first.save().unwrap();
@@ -166,7 +382,19 @@ mod tests {
         let path = folder.path().join("demo.secrets.yml");
         fs::write(&path, "superuser_password: x\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = Store::beside(&folder.path().join("demo.yml")).err().unwrap();
+        let keys = Keyring::default();
+        let refused = Store::beside(&folder.path().join("demo.yml"), &keys).err().unwrap();
         assert!(refused.help[0].starts_with("run `chmod 600 "), "{refused}");
+    }
+
+    #[test]
+    fn a_wrong_file_is_explained_without_what_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keyring::default();
+        let mut store = Store::beside(&folder.path().join("demo.yml"), &keys).unwrap();
+        for text in ["other: [hunter2]\n", "- hunter2\n", "a: hunter2\na: hunter2\n", "hunter2"] {
+            let wrong = store.take(&Secret::new(text)).unwrap_err().render(false);
+            assert!(!wrong.contains("hunter2"), "{wrong}");
+        }
     }
 }

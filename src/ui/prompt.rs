@@ -34,11 +34,13 @@ pub fn choice(question: &str, answers: &[&str]) -> Option<usize> {
     Select::new().with_prompt(question).items(answers).default(0).interact_opt().ok().flatten()
 }
 
-/// Asks for something that is not shown while it is typed. `None` where nobody answers, or with nothing.
-pub fn secret(question: &str) -> Option<Secret> {
+/// Asks for a passphrase, which is not shown; a new one has to be typed twice. An empty line is no answer.
+pub fn passphrase(question: &str, new: bool) -> Option<Secret> {
     if !possible() {
         return None;
     }
-    let answer = Password::new().with_prompt(question).allow_empty_password(true).interact().ok()?;
-    (!answer.is_empty()).then(|| Secret::new(answer))
+    let prompt = Password::new().with_prompt(question).allow_empty_password(true);
+    let prompt = if new { prompt.with_confirmation("Once more", "The two differ.") } else { prompt };
+    let typed = zeroize::Zeroizing::new(prompt.interact().ok()?);
+    Some(Secret::new(typed.trim())).filter(|passphrase| !passphrase.expose().is_empty())
 }

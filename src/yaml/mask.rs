@@ -1,16 +1,51 @@
 //! Covers the values of secret keys in texts that are shown.
 
+use regex::Regex;
+use std::sync::LazyLock;
+
+/// What keys end with whose values must never be shown.
+const SECRET_ENDINGS: [&str; 6] = ["password", "passwd", "passphrase", "secret", "_pass", "token"];
+
 /// Whether a key's value must never be shown.
 pub fn is_secret_key(key: &str) -> bool {
     let key = key.to_lowercase();
-    ["password", "passwd", "passphrase", "secret", "ansible_become_pass", "token"]
-        .iter()
-        .any(|word| key.ends_with(word))
+    SECRET_ENDINGS.iter().any(|word| key.ends_with(word))
+}
+
+/// A text of whatever format with `***` for the values of secret keys: `key: value`, `key = value`, and
+/// `some_key value`, as it is in configuration files.
+pub fn cover(text: &str) -> String {
+    static ASSIGNED: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let ending = SECRET_ENDINGS.join("|");
+        let (quoted, plain) = (r#""[^"\n]*"|'[^'\n]*'"#, r#"[^\s"',;})]"#);
+        let assigned = format!(r"(?:{ending})[ \t]*=[ \t]*)(?:{quoted}|{plain}+");
+        let spaced = format!(r"\w[-_\w]*[-_](?:{ending}|pass)[ \t]+)(?:{quoted}|[^=\s]{plain}*");
+        Regex::new(&format!("(?i)({assigned})|({spaced})")).ok()
+    });
+    let covered = cover_secrets(text);
+    match &*ASSIGNED {
+        Some(assigned) => assigned.replace_all(&covered, "${1}${2}***").into_owned(),
+        None => covered,
+    }
 }
 
 /// The text with `***` for the values of secret keys. What follows in the line stays in its column.
 pub(super) fn cover_secrets(text: &str) -> String {
     text.split_inclusive('\n').map(cover_line).collect()
+}
+
+/// The lines of a text that was sealed as a whole: keys alone.
+pub(super) fn cover_everything(text: &str) -> String {
+    let cover = |line: &str| {
+        let indent = line.len() - line.trim_start().len();
+        match line.find(": ").or_else(|| line.trim_end().strip_suffix(':').map(str::len)) {
+            _ if line.trim().is_empty() => String::new(),
+            Some(colon) if colon + 1 == line.trim_end().len() => line.trim_end().to_owned(),
+            Some(colon) => format!("{}: ***", &line[..colon]),
+            None => format!("{}***", &line[..indent]),
+        }
+    };
+    text.lines().map(|line| cover(line) + "\n").collect()
 }
 
 fn cover_line(line: &str) -> String {
@@ -68,6 +103,31 @@ fn value_end(characters: &[char], start: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_was_sealed_as_a_whole_keys_alone_are_shown() {
+        let text = "a: b: c\n\nmap:\n  - item\n  k:   v\n";
+        assert_eq!(cover_everything(text), "a: ***\n\nmap:\n  ***\n  k: ***\n");
+    }
+
+    #[test]
+    fn covers_values_of_other_formats() {
+        for (text, shown) in [
+            (
+                "-        auth_pass abc123\n+        auth_pass xyz\n",
+                "-        auth_pass ***\n+        auth_pass ***\n",
+            ),
+            ("+  password: a b\n   user: c\n", "+  password: ***\n   user: c\n"),
+            ("PGPASSWORD=x y", "PGPASSWORD=*** y"),
+            ("conninfo = 'user=a password=b,c host=d'", "conninfo = 'user=a password=***,c host=d'"),
+            ("user admin insecure-password x", "user admin insecure-password ***"),
+            ("api_token = \"x y\" # z", "api_token = *** # z"),
+            ("# the password of a role", "# the password of a role"),
+            ("password_encryption = scram-sha-256", "password_encryption = scram-sha-256"),
+        ] {
+            assert_eq!(cover(text), shown);
+        }
+    }
 
     #[test]
     fn covers_values_and_keeps_columns() {

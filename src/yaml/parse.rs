@@ -1,30 +1,70 @@
 //! Text to value, strictly: what would be read wrongly is refused with its position.
 
-use super::positions::Position;
-use serde::de::{self, Deserialize, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Visitor};
+use super::{Open, positions::Position};
+use crate::{diagnostic::Diagnostic, model::Secret};
+use serde::de::{
+    self, Deserialize, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use serde_json::{Map, Number, Value};
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 /// Why a text is not acceptable, and where.
 pub(super) struct Wrong {
     pub message: String,
     pub position: Position,
     pub expected: String,
-    pub help: Option<String>,
+    pub help: Vec<String>,
+}
+
+/// Opens the values of a text that Ansible Vault has sealed.
+pub(super) struct Opening<'a> {
+    open: Open<'a>,
+    opened: RefCell<Vec<Secret>>,
+    /// Why the last one stays closed; an error of serde's holds a sentence alone.
+    closed: RefCell<Option<Diagnostic>>,
+}
+
+impl<'a> Opening<'a> {
+    pub fn new(open: Open<'a>) -> Self {
+        Self { open, opened: RefCell::default(), closed: RefCell::default() }
+    }
+
+    /// What was opened.
+    pub fn into_opened(self) -> Vec<Secret> {
+        self.opened.into_inner()
+    }
+
+    fn open<E: de::Error>(&self, sealed: &str) -> Result<Value, E> {
+        match (self.open)(sealed) {
+            Ok(text) => {
+                let value = Value::String(text.expose().to_owned());
+                self.opened.borrow_mut().push(text);
+                Ok(value)
+            }
+            Err(closed) => {
+                let message = closed.message.clone();
+                *self.closed.borrow_mut() = Some(closed);
+                Err(E::custom(message))
+            }
+        }
+    }
 }
 
 const DUPLICATE: &str = "duplicate key ";
 const BRACES: &str = "unquoted braces";
 const KEY: &str = "a key must be text";
-const VAULT: &str = "values sealed by Ansible Vault (`!vault`) are not supported yet";
+const VAULT: &str = "what Ansible Vault has sealed is opened in inventories and their variables alone";
 
 /// Parses one document. Nothing but comments is `null`.
-pub(super) fn value(text: &str) -> Result<Value, Wrong> {
+pub(super) fn value(text: &str, opening: Option<&Opening<'_>>) -> Result<Value, Wrong> {
     let mut documents = serde_yaml::Deserializer::from_str(text);
     let Some(first) = documents.next() else { return Ok(Value::Null) };
-    let value = Any.deserialize(first).or_else(|error| {
+    let value = Any(opening).deserialize(first).or_else(|error| {
         let (message, position) = split_position(&error);
-        if message.contains("EOF while parsing") {
+        if let Some(closed) = opening.and_then(|opening| opening.closed.take()) {
+            let position = position.unwrap_or((1, 1));
+            Err(Wrong { message: closed.message, position, expected: String::new(), help: closed.help })
+        } else if message.contains("EOF while parsing") {
             Ok(Value::Null)
         } else {
             Err(explain(text, message, position))
@@ -50,17 +90,17 @@ fn explain(text: &str, message: String, position: Option<Position>) -> Wrong {
     let own = |prefix: &str| message.find(prefix).map(|start| message[start..].to_owned());
     if let Some(message) = own(DUPLICATE) {
         let expected = "this key was already given above".to_owned();
-        return Wrong { message, position, expected, help: Some("remove one of the two".to_owned()) };
+        return Wrong { message, position, expected, help: vec!["remove one of the two".to_owned()] };
     }
     if own(BRACES).is_some() || follows_braces(text, position) {
         return unquoted_braces(text, position);
     }
     if let Some(message) = own(KEY).or_else(|| own(VAULT)) {
-        return Wrong { message, position, expected: String::new(), help: None };
+        return Wrong { message, position, expected: String::new(), help: Vec::new() };
     }
     if let Some(message) = own("the tag ") {
         let expected = "remove the tag".to_owned();
-        return Wrong { message, position, expected, help: None };
+        return Wrong { message, position, expected, help: Vec::new() };
     }
     let line = text.lines().nth(position.0 - 1).unwrap_or_default();
     let help = if line.chars().take(position.1).any(|c| c == '\t') {
@@ -81,7 +121,12 @@ fn explain(text: &str, message: String, position: Option<Position>) -> Wrong {
     } else {
         None
     };
-    Wrong { message: format!("not valid YAML: {message}"), position, expected: String::new(), help }
+    Wrong {
+        message: format!("not valid YAML: {message}"),
+        position,
+        expected: String::new(),
+        help: help.into_iter().collect(),
+    }
 }
 
 /// Whether the line has an unquoted `{{` as a value before or at the place where parsing failed.
@@ -101,7 +146,7 @@ fn unquoted_braces(text: &str, (line, column): Position) -> Wrong {
         message: "a value that begins with `{{` must be quoted".to_owned(),
         position: (line, column),
         expected: String::new(),
-        help: Some(format!("write it as `{before}\"{value}\"`")),
+        help: vec![format!("write it as `{before}\"{value}\"`")],
     }
 }
 
@@ -118,14 +163,15 @@ fn second_document(text: &str) -> Wrong {
         message: "more than one YAML document".to_owned(),
         position: (line, 1),
         expected: "expected one document in a file".to_owned(),
-        help: None,
+        help: Vec::new(),
     }
 }
 
-/// Reads anything.
-struct Any;
+/// Reads anything; what is sealed where it can be opened.
+#[derive(Clone, Copy)]
+struct Any<'a>(Option<&'a Opening<'a>>);
 
-impl<'de> DeserializeSeed<'de> for Any {
+impl<'de> DeserializeSeed<'de> for Any<'_> {
     type Value = Value;
 
     fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -133,7 +179,7 @@ impl<'de> DeserializeSeed<'de> for Any {
     }
 }
 
-impl<'de> Visitor<'de> for Any {
+impl<'de> Visitor<'de> for Any<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,7 +225,7 @@ impl<'de> Visitor<'de> for Any {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Any)? {
+        while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
         }
         Ok(Value::Array(list))
@@ -189,7 +235,7 @@ impl<'de> Visitor<'de> for Any {
         let mut map = Map::new();
         let mut merged = Vec::new();
         while let Some(key) = entries.next_key_seed(Key(&map))? {
-            let value = entries.next_value_seed(Any)?;
+            let value = entries.next_value_seed(self)?;
             match (key.as_str(), value) {
                 ("<<", Value::Object(parent)) => merged.push(parent),
                 ("<<", Value::Array(parents)) if parents.iter().all(Value::is_object) => {
@@ -211,9 +257,10 @@ impl<'de> Visitor<'de> for Any {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Value, A::Error> {
-        let (tag, _) = tagged.variant::<Tag>()?;
+        let (tag, content) = tagged.variant::<Tag>()?;
         if tag.0 == "vault" {
-            return Err(de::Error::custom(VAULT));
+            let Some(opening) = self.0 else { return Err(de::Error::custom(VAULT)) };
+            return opening.open(&content.newtype_variant::<String>()?);
         }
         Err(de::Error::custom(format!("the tag `!{}` has no meaning here", tag.0)))
     }

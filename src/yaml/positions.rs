@@ -6,7 +6,9 @@
 
 use super::PathStep;
 use indexmap::IndexMap;
-use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, EnumAccess, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use std::fmt;
 
 /// Line and column, both from 1.
@@ -164,6 +166,12 @@ impl<'de> Visitor<'de> for Probe {
             }
         }
         Ok(Positions { at: None, within: Within::Map(map) })
+    }
+
+    /// A tag is passed by.
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Positions, A::Error> {
+        let (_, content) = tagged.variant::<IgnoredAny>()?;
+        content.newtype_variant_seed(Probe)
     }
 }
 

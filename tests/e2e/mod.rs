@@ -3,6 +3,7 @@
 
 mod again;
 mod cluster;
+mod credentials;
 mod faults;
 mod harness;
 mod harness_itself;

@@ -4,7 +4,7 @@ use super::{
     Content, Now, OperatorRequest, Reply, Request, Routed,
     route::{is_unsafe, route},
 };
-use crate::{agent::config::Address, agent::view::View, model::Secret};
+use crate::agent::{config::Address, view::View};
 use axum::{
     Router,
     body::Body,
@@ -23,8 +23,6 @@ use tokio::{
 /// How the API is served.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Name and password that unsafe requests need.
-    pub authentication: Option<(String, Secret)>,
     pub extra_headers: BTreeMap<String, String>,
 }
 
@@ -34,7 +32,6 @@ const LONGEST_BODY: usize = 1 << 20;
 struct Server {
     view: watch::Receiver<Arc<View>>,
     requests: mpsc::Sender<OperatorRequest>,
-    authentication: Option<(String, Secret)>,
     extra_headers: HeaderMap,
 }
 
@@ -67,12 +64,7 @@ pub async fn serve(
     let extra_headers = options.extra_headers.iter().filter_map(|(name, value)| {
         Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?))
     });
-    let server = Arc::new(Server {
-        view,
-        requests,
-        authentication: options.authentication,
-        extra_headers: extra_headers.collect(),
-    });
+    let server = Arc::new(Server { view, requests, extra_headers: extra_headers.collect() });
     let router = Router::new().fallback(handle).with_state(server);
     let mut serving = JoinSet::new();
     for listener in listeners {
@@ -131,7 +123,8 @@ impl Server {
 
     /// Whether the request carries the name and password that are configured, if any are.
     fn may(&self, headers: &HeaderMap) -> bool {
-        let Some((username, password)) = &self.authentication else { return true };
+        let view = Arc::clone(&self.view.borrow());
+        let Some((username, password)) = &view.login else { return true };
         let expected = STANDARD.encode(format!("{username}:{}", password.expose()));
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.split_once(' '));

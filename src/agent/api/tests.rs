@@ -480,16 +480,13 @@ pgfleet_demotions_total{scope="demo",name="pg2",reason="lease"} 2
 }
 
 /// A served API and a way to change what it knows.
-async fn served(
-    view: View,
-    authentication: Option<(String, Secret)>,
-) -> (u16, watch::Sender<Arc<View>>, mpsc::Receiver<OperatorRequest>) {
+async fn served(view: View) -> (u16, watch::Sender<Arc<View>>, mpsc::Receiver<OperatorRequest>) {
     let listeners = bind(&Address { host: "127.0.0.1".to_owned(), port: 0 }).await.unwrap();
     let port = listeners[0].local_addr().unwrap().port();
     let (views, view) = watch::channel(Arc::new(view));
     let (requests, received) = mpsc::channel(4);
     let extra_headers = [("x-site".to_owned(), "a".to_owned())].into();
-    tokio::spawn(serve(listeners, view, requests, Options { authentication, extra_headers }));
+    tokio::spawn(serve(listeners, view, requests, Options { extra_headers }));
     (port, views, received)
 }
 
@@ -505,7 +502,7 @@ async fn http(port: u16, request: &str) -> String {
 async fn answers_health_checks_over_http() {
     let now = BootTime::now();
     let leads = changed(primary(), |view| view.leader_until = Some(now.after(Duration::from_secs(60))));
-    let (port, views, _requests) = served(leads, None).await;
+    let (port, views, _requests) = served(leads).await;
     let answer = http(port, "GET /primary HTTP/1.0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     assert!(
@@ -521,8 +518,10 @@ async fn answers_health_checks_over_http() {
 
 #[tokio::test]
 async fn operators_need_the_password_and_get_the_loops_answer() {
-    let authentication = Some(("admin".to_owned(), Secret::new("secret")));
-    let (port, _views, mut requests) = served(primary(), authentication).await;
+    let login = |password: &str| Some(("admin".to_owned(), Secret::new(password)));
+    let view = changed(primary(), |view| view.login = login("former"));
+    let (port, views, mut requests) = served(view).await;
+    views.send_replace(Arc::new(changed(primary(), |view| view.login = login("secret"))));
     let answer = http(port, "POST /reload HTTP/1.0\r\nContent-Length: 0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 401") && answer.contains("www-authenticate: Basic"), "{answer}");
     let wrong =

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Credentials, Error, Server, clone, configure, files, scram, tools};
-use crate::model::Secret;
+use super::{Credentials, Error, Server, clone, configure, files, tools};
+use crate::{model::Secret, secret::scram};
 
 /// Limit of an `initdb`: seconds, unless the disk is very slow.
 const INITDB_LIMIT: Duration = Duration::from_secs(300);

@@ -26,7 +26,6 @@ mod parameters;
 mod process;
 mod promote;
 mod rewind;
-mod scram;
 mod server;
 mod settings;
 mod slots;

@@ -74,13 +74,13 @@ pub async fn run(config: Config, path: PathBuf) -> Result<Ended, Error> {
         Cache::in_data_dir(&config.postgresql.data_dir).load().unwrap_or_else(|| first_dynamic(&config));
     let store = Etcd::new(config.etcd_options(&dynamic));
     let listeners = api::bind(&config.restapi.listen).await.map_err(Error::Listen)?;
-    let view = View::unknown(config.scope.clone(), config.name.clone(), BootTime::now());
+    let view = View {
+        login: config.restapi.authentication.clone(),
+        ..View::unknown(config.scope.clone(), config.name.clone(), BootTime::now())
+    };
     let (views, view) = watch::channel(Arc::new(view));
     let (requests, operator) = mpsc::channel(16);
-    let options = api::Options {
-        authentication: config.restapi.authentication.clone(),
-        extra_headers: config.restapi.extra_headers.clone(),
-    };
+    let options = api::Options { extra_headers: config.restapi.extra_headers.clone() };
     let mut api = tokio::spawn(api::serve(listeners, view, requests, options));
     let mut runtime = Runtime::new(config, path, Arc::new(dynamic), store, views);
     let ended = tokio::select! {
@@ -517,6 +517,7 @@ impl<S: Store> Runtime<S> {
                 .and_then(|facts| facts.session.as_ref()?.receiver.as_ref()?.latest_end),
             loop_at: BootTime::now(),
             counters: self.counters.clone(),
+            login: self.config.restapi.authentication.clone(),
         };
         self.views.send_replace(Arc::new(view));
     }

@@ -21,6 +21,8 @@ mod pam_limits;
 mod placement;
 mod ports_free;
 mod postgres_cluster;
+mod postgres_replication;
+mod postgres_roles;
 mod running_settings;
 mod service;
 mod sysctl;
@@ -49,6 +51,8 @@ pub use modprobe::Modprobe;
 pub use pam_limits::{LimitType, PamLimits};
 pub use ports_free::PortsFree;
 pub use postgres_cluster::PostgresCluster;
+pub use postgres_replication::PostgresReplication;
+pub use postgres_roles::PostgresRoles;
 pub use service::{Service, ServiceState};
 pub use sysctl::Sysctl;
 pub use systemd_unit::SystemdUnit;
@@ -167,6 +171,8 @@ resources! {
     "etcd_member" EtcdMember;
     "etcd_membership" EtcdMembership;
     "postgres_cluster" PostgresCluster;
+    "postgres_roles" PostgresRoles;
+    "postgres_replication" PostgresReplication;
     "dynamic_config" DynamicConfig;
     "haproxy_backends" HaproxyBackends;
     "vip" Vip;
@@ -252,6 +258,7 @@ impl Resource {
             Resource::EtcdMembership(membership) => membership.validate(),
             Resource::Command(command) => command.validate(),
             Resource::WaitFor(wait) => wait.validate(),
+            Resource::PostgresRoles(roles) => roles.validate(),
             _ => Ok(()),
         }
     }

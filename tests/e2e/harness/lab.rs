@@ -12,6 +12,7 @@ use pgfleet::{
     inventory::Inventory,
     model::Digest,
     sandbox::{Sandbox, Store},
+    secret::Keyring,
 };
 use serde_json::Value;
 use std::{
@@ -29,6 +30,8 @@ pub struct Lab {
     pub scratch: Scratch,
     folder: tempfile::TempDir,
     extra_vars: Vec<String>,
+    /// The file with the passphrase of the inventory's secrets, once they are sealed.
+    passphrase: Vec<PathBuf>,
 }
 
 /// What a lab is made of; equal recipes give equal snapshots.
@@ -71,7 +74,7 @@ impl Lab {
 
     fn around(recipe: &Recipe<'_>, scratch: Scratch) -> Lab {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Lab { scratch, folder, extra_vars: recipe.extra_vars.clone() }
+        Lab { scratch, folder, extra_vars: recipe.extra_vars.clone(), passphrase: Vec::new() }
     }
 
     #[track_caller]
@@ -89,7 +92,23 @@ impl Lab {
 
     /// The inventory as the program reads it.
     pub fn loaded(&self) -> Inventory {
-        Inventory::load(&self.inventory(), &self.extra_vars).unwrap_or_else(|wrong| panic!("{wrong}"))
+        let keys = Keyring::new(&self.passphrase, |_| None);
+        Inventory::load_with(&self.inventory(), &self.extra_vars, &keys)
+            .unwrap_or_else(|wrong| panic!("{wrong}"))
+    }
+
+    /// Seals the secrets from now on with this passphrase.
+    #[track_caller]
+    pub fn seal(&mut self, passphrase: &str) {
+        let file = self.folder.path().join("passphrase");
+        fs::write(&file, passphrase).unwrap();
+        self.passphrase = vec![file];
+        self.pgfleet(&["secrets", "init"]).success();
+    }
+
+    /// From now on every command has these variables (`-e`) too.
+    pub fn set(&mut self, variables: &[&str]) {
+        self.extra_vars.extend(variables.iter().map(|text| (*text).to_owned()));
     }
 
     /// `pgfleet ARGUMENTS` on this lab's hosts, not yet started.
@@ -97,7 +116,11 @@ impl Lab {
         let (name, rest) = arguments.split_first().expect("a command");
         let mut command = pgfleet(&[name]);
         command.arg("-i").arg(self.inventory()).args(["--sandbox", &self.scratch.name, "--yes"]);
-        command.args(self.extra_vars.iter().flat_map(|variable| ["-e", variable])).args(rest);
+        command.args(self.extra_vars.iter().flat_map(|variable| ["-e", variable]));
+        for file in &self.passphrase {
+            command.arg("--vault-password-file").arg(file);
+        }
+        command.args(rest);
         command
     }
 

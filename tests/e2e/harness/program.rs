@@ -11,7 +11,13 @@ use std::{
 pub fn pgfleet(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgfleet"));
     command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
-    for variable in ["PGFLEET_INVENTORY", "PGFLEET_SANDBOX"] {
+    for variable in [
+        "PGFLEET_INVENTORY",
+        "PGFLEET_SANDBOX",
+        "PGFLEET_VAULT_PASSWORD",
+        "PGFLEET_VAULT_PASSWORD_FILE",
+        "ANSIBLE_VAULT_PASSWORD_FILE",
+    ] {
         command.env_remove(variable);
     }
     command
