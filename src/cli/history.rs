@@ -217,6 +217,19 @@ mod tests {
         let died = entry("20260131-120000-0001", Fate::Died, &[]);
         let page = detail(&failed, &TimeZone::UTC).join("\n");
         let text = format!("{}\n---\n{page}", table(&[failed, died]).join("\n"));
-        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @"");
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r"
+        ID                    WHO           TOOK       OUTCOME  CHANGED            COMMAND
+        20260131-120000-0001  alice@laptop  -          died     -                  apply --limit pg-1
+        20260131-101500-3f9c  alice@laptop  1 min 5 s  failed   2 steps on 1 host  apply --limit pg-1
+        ---
+        pgfleet apply --limit pg-1
+        by alice@laptop, 2026-01-31 10:15:00 UTC, took 1 min 5 s: failed
+
+        pg-1: 2 changed
+          Write it
+          Start it
+
+        pg-1: Start it: it ended
+        ");
     }
 }
