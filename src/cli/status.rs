@@ -209,7 +209,7 @@ mod tests {
         let drift = |path: &str, kind| Drift {
             path: path.to_owned(),
             kind,
-            changed_at: (kind != DriftKind::Removed).then(|| jiff::Timestamp::UNIX_EPOCH),
+            changed_at: (kind != DriftKind::Removed).then_some(jiff::Timestamp::UNIX_EPOCH),
         };
         let answer =
             |host: &str, drift| HostDrift { host: host.parse().expect("a name"), drift, obstacle: None };
@@ -219,7 +219,13 @@ mod tests {
             answer("pg-3", vec![drift("/etc/pgfleet/agent.yml", DriftKind::Attributes)]),
         ];
         let plain = |answers| anstream::adapter::strip_str(&drift_text(answers).join("\n")).to_string();
-        insta::assert_snapshot!(plain(&answers), @"");
+        insta::assert_snapshot!(plain(&answers), @"
+        pg-2: /etc/hosts changed by hand since our last run, at 1970-01-01T00:00:00Z
+        pg-2: /etc/x removed by hand since our last run
+        pg-3: /etc/pgfleet/agent.yml owner or mode changed by hand since our last run, at 1970-01-01T00:00:00Z
+
+        `pgfleet plan --diff` shows what differs, and what `apply` would do about it.
+        ");
         assert_eq!(plain(&answers[..1]), "Everything is as we left it.");
     }
 

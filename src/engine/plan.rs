@@ -337,7 +337,16 @@ mod tests {
                 but(1, Look { wave: 2, ..look("b", "2", "y") }),
                 moved(Vec::new()),
             ]
-            .join("\n")
+            .join("\n"),
+            @"
+        pg-1: b: what it finds on the host has changed
+        pg-1: b: what it depends on has changed on the hosts
+        pg-1: c: it would be carried out, and is not in the plan here
+        pg-1: b: it would not be carried out any more
+        pg-1: c: it would be carried out, and is not in the plan
+        pg-1: b: it would be carried out in another order
+        pg-1: a: it would not be carried out any more
+        "
         );
     }
 
@@ -359,7 +368,13 @@ mod tests {
                 moved(inputs("demo", "other", "other")),
                 moved(newer),
             ]
-            .join("\n")
+            .join("\n"),
+            @"
+        the plan is for the cluster `demo`, not for `other`
+        the inventory has changed for pg-1
+        the variables of `-e` are not those that the plan was made with
+        the plan was made by pgfleet 1.0.0, this is 1.0.1; the inventory has changed for pg-1; the playbook has changed; the templates have changed
+        "
         );
     }
 
@@ -377,8 +392,13 @@ mod tests {
         let refused = |text: &str| {
             std::fs::write(&path, text).expect("written");
             let wrong = SavedPlan::read(&path).expect_err("a refusal");
-            wrong.render(false).replace(&folder.path().display().to_string(), "DIR")
+            let text = format!("{} ({})", wrong.message, wrong.label);
+            text.replace(&folder.path().display().to_string(), "DIR")
         };
-        insta::assert_snapshot!([refused("{\"format\": 2}"), refused("all:\n"), refused("{}")].join("\n\n"));
+        insta::assert_snapshot!([refused("{\"format\": 2}"), refused("all:\n"), refused("{}")].join("\n"), @"
+        `DIR/plan.json` was saved by another version of pgfleet (its format is 2, expected 1)
+        `DIR/plan.json` is not a plan that pgfleet has saved (expected value at line 1 column 1)
+        `DIR/plan.json` is not a plan that pgfleet has saved (missing field `format` at line 1 column 2)
+        ");
     }
 }

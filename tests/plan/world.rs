@@ -33,6 +33,8 @@ pub struct World {
     postgres_port: u16,
     socket_dir: PathBuf,
     inventory: String,
+    /// Hosts on which nothing runs yet.
+    fresh: Vec<String>,
     pub options: Asked,
 }
 
@@ -42,9 +44,6 @@ pub struct Asked {
     pub limit: Option<&'static str>,
     pub tags: Vec<&'static str>,
     pub overwrite_drift: bool,
-    pub extra_vars: Vec<&'static str>,
-    /// Nothing runs yet: what the playbook's questions to systemd would be answered.
-    pub nothing_runs: bool,
 }
 
 /// What the agents' REST API knows.
@@ -119,6 +118,7 @@ impl World {
             postgres_port: server.server.settings().port,
             socket_dir: server.folder.clone(),
             inventory: inventory.to_owned(),
+            fresh: Vec::new(),
             options: Asked::default(),
         };
         world.inventory().hosts.keys().for_each(|host| world.install(host.as_str()));
@@ -203,24 +203,33 @@ impl World {
     pub fn change(&mut self, from: &str, to: &str) {
         assert!(self.inventory.contains(from), "the inventory has no `{from}`");
         self.inventory = self.inventory.replacen(from, to, 1);
-        for host in self.inventory().hosts.keys().filter(|host| !self.path(host.as_str(), "etc").exists()) {
-            self.install(host.as_str());
+        for host in self.inventory().hosts.keys().map(ToString::to_string) {
+            if !self.path(&host, "etc").exists() {
+                self.install(&host);
+                self.fresh.push(host);
+            }
         }
     }
 
     fn extra_vars(&self) -> Vec<String> {
-        let runs = if self.options.nothing_runs { "new" } else { "running" };
-        let ports = [
+        vec![
             format!("agent_api_port={}", self.agents_port),
             format!("postgres_port={}", self.postgres_port),
             format!("postgres_socket_dir={}", self.socket_dir.display()),
-        ];
-        let found = ["etcd_found", "agent_found"].map(|name| {
-            let found = json!({name: {"changed": false, "failed": false, "rc": 0, "stdout": runs}});
-            found.to_string()
-        });
-        let own = self.options.extra_vars.iter().map(|&pair| pair.to_owned());
-        ports.into_iter().chain(found).chain(own).collect()
+        ]
+    }
+
+    /// The playbook with what its questions to systemd are answered: a tree has none to ask.
+    fn answered(&self, playbook: &Playbook) -> Playbook {
+        let fresh = json!(self.fresh);
+        let stdout = format!("{{{{ 'new' if inventory_hostname in {fresh} else 'running' }}}}");
+        let answer = json!({"changed": false, "failed": false, "rc": 0, "stdout": stdout});
+        let mut playbook = playbook.clone();
+        for play in &mut playbook.plays {
+            play.vars.insert("etcd_found".to_owned(), answer.clone());
+            play.vars.insert("agent_found".to_owned(), answer.clone());
+        }
+        playbook
     }
 
     fn inventory(&self) -> Inventory {
@@ -303,7 +312,8 @@ impl World {
             cancel: CancellationToken::new(),
         };
         let folder = self.folder.path();
-        let report = engine.run_through(playbook, async |host: &Host| hands(folder, host).await).await;
+        let report =
+            engine.run_through(&self.answered(playbook), async |host: &Host| hands(folder, host).await).await;
         drop(engine);
         (report.unwrap_or_else(|wrong| panic!("{wrong}")), templates)
     }
@@ -326,7 +336,7 @@ fn playbook() -> Playbook {
     Playbook::load("apply", &Sources::default()).unwrap_or_else(|wrong| panic!("{wrong}"))
 }
 
-/// The shipped playbook without what asks the running system: a tree has none.
+/// The shipped playbook without what asks the running system.
 fn planned() -> Playbook {
     let asks = |task: &Task| {
         task.register.as_deref().is_some_and(|name| name.ends_with("_found"))

@@ -208,6 +208,10 @@ impl Manage for AptRepository {
             self.text(key_path.as_deref()).map_err(|message| failure_with(message, "correct `repo`"))?;
         finding =
             Placement::public(&path).check(context, Digest::of(text.as_bytes()), Some(text.as_bytes()))?;
+        if self.key_digest().is_some() {
+            // The name of the key's file, which the text has, follows from the key once it is there.
+            finding = finding.shared();
+        }
         if let Some((path, digest)) = key_path.zip(self.key_digest())
             && !holds(host, &path, digest)
         {
