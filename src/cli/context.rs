@@ -40,10 +40,7 @@ impl Context {
     pub fn without(&self, leaving: &[HostName]) -> Result<Context, Error> {
         let common = &self.common;
         let keys = keyring(&common.vault_password_file, !common.yes);
-        Context::of(
-            common,
-            Inventory::load_without(&common.inventory, &common.extra_vars, &keys, leaving)?,
-        )
+        Context::of(common, Inventory::load_without(&common.inventory, &common.extra_vars, &keys, leaving)?)
     }
 
     fn of(common: &Common, inventory: Inventory) -> Result<Context, Error> {
@@ -62,8 +59,9 @@ impl Context {
         };
         let connect_timeout =
             self.common.connect_timeout.map_or(options.connect_timeout, Duration::from_secs);
-        let passphrase =
-            PassphrasePrompt(Arc::new(|key| prompt::passphrase(&format!("Passphrase of {}", key.display()), false)));
+        let passphrase = PassphrasePrompt(Arc::new(|key| {
+            prompt::passphrase(&format!("Passphrase of {}", key.display()), false)
+        }));
         ssh::Options {
             accept_new_host_keys: self.common.accept_new_host_keys,
             connect_timeout,

@@ -4,8 +4,9 @@ use super::{
     Exit,
     common::{Common, Format},
     context::{Context, keyring},
-    deploy,
+    deploy::{self, Deploy},
     error::{Error, Outcome},
+    locked::{self, Locking},
     on_cluster, sparingly,
 };
 use crate::{

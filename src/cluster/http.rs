@@ -111,7 +111,8 @@ impl Connection {
 }
 
 fn request(host: &str, question: Question<'_>) -> Result<Request<Full<Bytes>>, HttpError> {
-    let mut request = Request::builder().method(question.method).uri(question.path).header(header::HOST, host);
+    let mut request =
+        Request::builder().method(question.method).uri(question.path).header(header::HOST, host);
     if let Some((user, password)) = question.login {
         let pair = zeroize::Zeroizing::new(format!("{user}:{}", password.expose()));
         request = request.header(header::AUTHORIZATION, format!("Basic {}", BASE64.encode(pair.as_bytes())));

@@ -172,7 +172,8 @@ impl<'a> Engine<'a> {
             mask: self.mask.clone(),
             cancel: self.cancel.clone(),
         };
-        let looked = PlayRun { engine: &look, playbook, play, hosts: names }.run(runs).await;
+        let waves = AtomicU32::new(0);
+        let looked = PlayRun { engine: &look, playbook, play, hosts: names, waves: &waves }.run(runs).await;
         let quiet = |run: &HostRun<'_>| run.tally.changes.is_empty() && run.tally.warnings.is_empty();
         let all_right = looked.is_ok() && runs.values().all(quiet);
         while all_right && let Ok(event) = told.try_recv() {

@@ -232,7 +232,8 @@ fn told<'s>(sink: &'s Sink, host: &'s HostName) -> impl Fn(u64) + 's {
 
 fn finished<T>(sink: &Sink, host: &HostName, step: &str, done: &Result<T, Trouble>) {
     if done.is_ok() {
-        let finding = Finding::Changed { diff: String::new(), effect: Effect::None, warnings: Vec::new() };
+        let finding =
+            Finding::Changed { diff: String::new(), effect: Effect::None, drift: None, warnings: Vec::new() };
         let _ = sink.send(Event::StepFinished { host: host.clone(), step: step.to_owned(), finding });
     }
 }

@@ -172,7 +172,11 @@ mod tests {
         let change = |step: &str| Change {
             play: "p".to_owned(),
             step: step.to_owned(),
+            wave: 0,
+            part: None,
             effect: Effect::None,
+            settings: Vec::new(),
+            drift: None,
             diff: "+password: hunter2".to_owned(),
         };
         let tally = Tally { changes: vec![change("Write the file"), change("Start it")], ..Tally::default() };

@@ -295,18 +295,20 @@ impl World {
             diff: true,
             overwrite_drift: self.options.overwrite_drift,
             limit: self.options.limit.map(str::to_owned),
+            vars: Map::new(),
             tags: self.options.tags.iter().map(|&tag| tag.to_owned()).collect(),
             // What only waits says nothing in a plan.
             skip_tags: vec!["verify".to_owned()],
             forks: 10,
             ssh: ssh::Options::default(),
             executables: Executables::own().expect("this program"),
+            purpose: None,
         };
         let (sink, _events) = tokio::sync::mpsc::unbounded_channel();
         let engine = Engine {
             inventory: &inventory,
             templates: &templates,
-            options: &options,
+            options: Arc::new(options),
             sink,
             mask: Mask::new(inventory.secrets()),
             cancel: CancellationToken::new(),
