@@ -149,3 +149,35 @@ fn restarts_wait_stop_and_go_on() {
     let ran = lab.pgfleet(&["restart", "--pending"]);
     assert!(ran.code == Some(0) && ran.stderr.contains("Nothing waits for a restart"), "{ran}");
 }
+
+/// The members of etcd in the order in which their units were started, and the one that leads.
+fn store(lab: &Lab) -> (Vec<String>, String) {
+    let status = lab.status().expect("a status");
+    let members = status["dcs"]["members"].as_array().unwrap();
+    let name = |member: &Value| member["name"].as_str().unwrap().to_owned();
+    let leader = members.iter().find(|member| member["leader"] == true).map(name).expect("a leader");
+    // All hosts of a sandbox have the same clock.
+    let ask = "systemctl show --value -p ActiveEnterTimestampMonotonic etcd";
+    let started = |member| (lab.scratch.on(&name(member), ask).parse::<u64>().unwrap(), name(member));
+    let mut started: Vec<(u64, String)> = members.iter().map(started).collect();
+    started.sort();
+    (started.into_iter().map(|(_, name)| name).collect(), leader)
+}
+
+#[test]
+fn etcd_takes_settings_up_member_by_member_and_its_leader_last() {
+    let lab = Lab::bootstrapped("demo", "trixie");
+    let (_, leader) = store(&lab);
+    let before = starts(&lab);
+    let (report, written) = apply(&lab, "etcd_election_timeout_ms=1500");
+    assert_eq!(report["restarts"], Value::Null, "{report:#}");
+    for host in ["etcd-1", "etcd-2", "etcd-3"] {
+        let steps = report["hosts"][host]["changes"].as_array().unwrap().iter();
+        let steps: Vec<&str> = steps.map(|change| change["step"].as_str().unwrap()).collect();
+        assert_eq!(steps, ["Settings of a running member", "restart etcd"], "{host}");
+    }
+    let (order, _) = store(&lab);
+    assert_eq!(order.last(), Some(&leader), "{order:?}");
+    assert_eq!(written.failed, []);
+    assert_eq!(starts(&lab), before);
+}
