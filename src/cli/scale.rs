@@ -72,9 +72,9 @@ pub struct RemoveArgs {
 /// Put a new host in the place of one that is dead
 #[derive(clap::Args)]
 #[command(after_help = "\
-Write the new host into the inventory, in the groups of the old one, and leave the old one there; delete it
-afterwards. The cluster forgets the old host, then the new one joins. A host that is still alive is shut
-down in order.
+Write the new host into the inventory in the place of the old one. The cluster forgets the old host, then the
+new one joins in its roles. An old host that is still alive is better left in the inventory beside the new one
+until this has shut it down in order.
 
 Example:
   pgfleet replace pg-2 pg-4")]
@@ -148,7 +148,7 @@ pub async fn remove(args: RemoveArgs) -> Outcome {
 
 pub async fn replace(args: ReplaceArgs) -> Outcome {
     let context = Context::load(&args.common)?;
-    known(&context, &[args.old.clone(), args.new.clone()])?;
+    known(&context, std::slice::from_ref(&args.new))?;
     let groups = |name: &HostName| {
         context.inventory.hosts.get(name).map(|host| host.groups.clone()).unwrap_or_default()
     };
@@ -194,7 +194,11 @@ async fn leave(context: &Context, hosts: &[HostName], delete_data: bool, lock: U
     })?;
 
     let mut left = Left { left: hosts, unreachable, switchover, runs: Vec::new() };
-    let forget = Deploy { vars: json!({"leaving": leaving.from_dcs}), ..Deploy::under(lock) };
+    // Of a host that is not in the inventory any more, nobody knows its roles.
+    let strangers = names.iter().filter(|name| !context.inventory.hosts.contains_key(**name));
+    let forgotten: Vec<&str> =
+        leaving.from_dcs.iter().map(String::as_str).chain(strangers.copied()).collect();
+    let forget = Deploy { vars: json!({"leaving": forgotten}), ..Deploy::under(lock) };
     let present: Vec<&str> =
         hosts.iter().filter(|host| !left.unreachable.contains(host)).map(HostName::as_str).collect();
     let retire = Deploy {
@@ -235,7 +239,11 @@ fn tell(context: &Context, left: &Left<'_>) {
             "{host} could not be reached, so its services are as they were: keep it off, or run `pgfleet run leave --limit {host}` once it is back"
         ));
     }
-    ui::note(&format!("Now delete {} from {}.", list(left.left), context.inventory.path.display()));
+    let written = |host: &&HostName| context.inventory.hosts.contains_key(*host);
+    let written: Vec<HostName> = left.left.iter().filter(written).cloned().collect();
+    if !written.is_empty() {
+        ui::note(&format!("Now delete {} from {}.", list(&written), context.inventory.path.display()));
+    }
 }
 
 async fn status(context: &Context) -> Result<Status, Error> {

@@ -222,12 +222,16 @@ impl World {
     /// The playbook with what its questions to systemd are answered: a tree has none to ask.
     fn answered(&self, playbook: &Playbook) -> Playbook {
         let fresh = json!(self.fresh);
-        let stdout = format!("{{{{ 'new' if inventory_hostname in {fresh} else 'running' }}}}");
-        let answer = json!({"changed": false, "failed": false, "rc": 0, "stdout": stdout});
+        let begins = format!("{{{{ 'forming' if inventory_hostname in {fresh} else 'never' }}}}");
+        let runs = format!("{{{{ inventory_hostname not in {fresh} }}}}");
         let mut playbook = playbook.clone();
         for play in &mut playbook.plays {
-            play.vars.insert("etcd_found".to_owned(), answer.clone());
-            play.vars.insert("agent_found".to_owned(), answer.clone());
+            play.vars.insert("etcd_begins".to_owned(), json!(begins));
+            play.vars.insert("etcd_runs".to_owned(), json!(runs));
+            play.vars.insert("etcd_joined".to_owned(), json!({"initial_cluster": ""}));
+            play.vars.insert("etcd_member".to_owned(), json!({"leader": false}));
+            play.vars.insert("haproxy_address".to_owned(), json!({"stdout": "elsewhere"}));
+            play.vars.insert("agent_runs".to_owned(), json!(runs));
         }
         playbook
     }
@@ -342,7 +346,7 @@ fn playbook() -> Playbook {
 fn planned() -> Playbook {
     let asks = |task: &Task| {
         task.register.as_deref().is_some_and(|name| name.ends_with("_found"))
-            || task.action.word() == "agent_binary"
+            || ["agent_binary", "etcd_membership", "set_fact"].contains(&task.action.word())
     };
     let mut playbook = playbook();
     playbook.plays.iter_mut().for_each(|play: &mut Play| play.tasks.retain(|task| !asks(task)));
