@@ -350,6 +350,34 @@ fn the_agent_reads_as_it_should() {
     "#);
 }
 
+/// The lines of a file that say how it speaks TLS.
+fn lines_about_tls(file: &str) -> String {
+    let words = ["/etc/pgfleet/tls", "https", "sslmode", "hostssl", "verify_client", "CERT_AUTH"];
+    let lines = file.lines().filter(|line| words.iter().any(|word| line.contains(word)));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn with_tls_nobody_speaks_plain_text() {
+    let extra: Vec<String> = EXTRA.iter().copied().chain(["tls=true"]).map(str::to_owned).collect();
+    let inventory = Inventory::inspect(Path::new("inventories/demo.yml"), &extra)
+        .unwrap_or_else(|wrong| panic!("{wrong}"));
+    let mut files = BTreeMap::new();
+    for host in inventory.hosts.values() {
+        for formed in [true, false] {
+            let rendered = render(&inventory, &bootstrap(), host, formed).files;
+            for (path, text) in &rendered {
+                assert!(!text.contains("http://1"), "{path} speaks plain text:\n{text}");
+                assert!(!text.contains("PRIVATE KEY"), "{path} holds a key");
+            }
+            files.insert(format!("{} {formed}", host.name), rendered);
+        }
+    }
+    insta::assert_snapshot!(lines_about_tls(&files["etcd-1 true"]["/etc/default/etcd"]), @"");
+    insta::assert_snapshot!(lines_about_tls(&files["haproxy-1 true"]["/etc/haproxy/haproxy.cfg"]), @"");
+    insta::assert_snapshot!(lines_about_tls(&files["pg-1 false"]["/etc/pgfleet/agent.yml"]), @"");
+}
+
 #[test]
 fn keepalived_reads_as_it_should() {
     insta::assert_snapshot!(files("two-nodes-and-a-vip.yml", "pgdb1", true)["/etc/keepalived/keepalived.conf"], @r#"

@@ -23,6 +23,11 @@ const LAWS: &[(&str, &[&str])] = &[
     ("engine", &["agent", "cli", "ui"]),
     ("ssh", &["agent", "cli", "ui", "engine", "playbook", "template"]),
     ("cluster", &["agent", "cli", "ui"]),
+    (
+        "pki",
+        &["agent", "cli", "ui", "inventory", "playbook", "template", "engine", "ssh", "remote", "cluster"],
+    ),
+    ("tls", &["agent", "cli", "ui", "contract", "inventory", "pki", "engine", "ssh", "remote", "cluster"]),
     ("sandbox", &["agent", "cli", "ui"]),
     ("ui", &["agent", "cli"]),
 ];

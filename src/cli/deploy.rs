@@ -136,13 +136,13 @@ fn hint(context: &Context) -> String {
 }
 
 /// A playbook by its path, or one that comes with pgfleet by its name; `./playbooks` wins over those.
-fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
+pub(super) fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
     let playbook = Playbook::load(name, &Sources { directories: overrides("playbooks") })?;
     playbook.check_templates(&context.templates)?;
     Ok(playbook)
 }
 
-async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result<Report, Error> {
+pub(super) async fn carry_out(context: &Context, playbook: &Playbook, mode: Mode) -> Result<Report, Error> {
     let common = &context.common;
     let options = Options {
         mode,
@@ -189,7 +189,7 @@ async fn cancel_on_interrupt(cancel: CancellationToken) {
 }
 
 /// Prints the result and maps it to an exit code.
-fn finish(context: &Context, report: &Report, mode: Mode) -> Exit {
+pub(super) fn finish(context: &Context, report: &Report, mode: Mode) -> Exit {
     let would = mode == Mode::Check;
     match context.common.format {
         Format::Text => ui::recap::recap(report, would),

@@ -1,6 +1,7 @@
 //! A file per command: its arguments, and what it prints. No decisions. Start reading at [`main`].
 
 mod agent;
+mod certs;
 mod check;
 pub mod common;
 mod completions;
@@ -46,6 +47,7 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Switchover(switchover::Args),
+    Certs(certs::Args),
     Ssh(ssh::Args),
     Completions(completions::Args),
     #[command(hide = true)]
@@ -73,6 +75,7 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
         Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),
         Command::Switchover(args) => on_cluster(&args.common.clone(), switchover::run(args)),
+        Command::Certs(args) => on_cluster(&args.common.clone(), certs::run(args)),
         Command::Ssh(args) => on_cluster(&args.common.clone(), ssh::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Remote(args) => remote::run(&args),

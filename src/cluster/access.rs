@@ -1,8 +1,10 @@
-//! The SSH connections to a cluster's hosts, and the TCP streams through them.
+//! The SSH connections to a cluster's hosts, and the streams through them to its services: TCP, and TLS within
+//! it where the cluster has that.
 
 use crate::{
     model::HostName,
     ssh::{ConnectError, Options, Session, SessionError, SessionProblem, Target, Tunnel},
+    tls::{self, Client, Wire},
 };
 use futures_util::{StreamExt as _, stream};
 use std::collections::HashMap;
@@ -10,6 +12,7 @@ use std::collections::HashMap;
 /// One connection to each host, or the reason why there is none.
 pub struct Access {
     sessions: HashMap<HostName, Result<Session, ConnectError>>,
+    tls: Option<Client>,
 }
 
 /// Why a service on a host could not be asked.
@@ -21,6 +24,8 @@ pub enum NoWay<'a> {
     Refused(#[from] SessionError),
     #[error("{0} is not in the inventory")]
     Unknown(String),
+    #[error("no TLS with {0}")]
+    Insecure(String),
 }
 
 impl Access {
@@ -30,7 +35,16 @@ impl Access {
             let session = Session::connect(&target, options).await;
             (target.name, session)
         });
-        Self { sessions: stream::iter(connects).buffer_unordered(forks.max(1)).collect().await }
+        Self { sessions: stream::iter(connects).buffer_unordered(forks.max(1)).collect().await, tls: None }
+    }
+
+    /// Has services spoken to over TLS, where there is a client for it.
+    pub fn with_tls(self, tls: Option<Client>) -> Self {
+        Self { tls, ..self }
+    }
+
+    pub(super) fn tls(&self) -> Option<&Client> {
+        self.tls.as_ref()
     }
 
     /// Hosts that could not be reached.
@@ -46,9 +60,17 @@ impl Access {
         }
     }
 
+    /// A stream to an HTTP service of `host` (etcd, the agent, HAProxy's statistics), with TLS where the
+    /// cluster has it.
+    pub async fn service(&self, host: &HostName, address: &str, port: u16) -> Result<Wire, NoWay<'_>> {
+        let tunnel = self.tunnel(host, address, port).await?;
+        let wire = tls::over(self.tls.as_ref(), address, tunnel).await;
+        wire.map_err(|error| NoWay::Insecure(format!("{address}:{port}: {error}")))
+    }
+
     /// A TCP stream to a service of `host`, opened by the host itself: at its `address`, or, where the
     /// service listens there only, on the loopback interface.
-    pub async fn service(&self, host: &HostName, address: &str, port: u16) -> Result<Tunnel, NoWay<'_>> {
+    pub async fn tunnel(&self, host: &HostName, address: &str, port: u16) -> Result<Tunnel, NoWay<'_>> {
         let session = self.session(host)?;
         match session.tunnel(address, port).await {
             Ok(tunnel) => Ok(tunnel),

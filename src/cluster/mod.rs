@@ -7,6 +7,7 @@
 
 mod access;
 mod assess;
+mod certificates;
 mod etcd;
 mod haproxy;
 mod http;
@@ -20,6 +21,7 @@ mod verify;
 mod zookeeper;
 
 pub use access::Access;
+pub use certificates::{Served, State as CertificateState, certificates};
 pub use http::HttpError;
 pub use status::{Dcs, DcsMember, Frontend, Haproxy, Member, Status, Vip};
 pub use switchover::{Switched, SwitchoverError, switchover};

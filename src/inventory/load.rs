@@ -3,7 +3,7 @@
 use super::{
     Connection, Host, Inventory,
     catalogue::{GROUPS, VARIABLES},
-    check, extra, fill, merge,
+    certificates, check, extra, fill, merge,
     merge::Draft,
     settings,
     source::{Definition, Origin, VarsFile, vars_folder},
@@ -21,7 +21,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use std::{path::Path, sync::Arc};
 
-/// What becomes of passwords that nobody set.
+/// What becomes of passwords that nobody set, and of certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passwords {
     /// Generated and written to the secrets file.
@@ -59,7 +59,8 @@ pub(super) fn load(
     check::required(&tree, &drafts, &mut wrong);
     stop_at_errors(&mut wrong)?;
 
-    add_passwords(path, &mut drafts, &groups, passwords)?;
+    let mut store = Store::beside(path)?;
+    add_passwords(&mut store, &mut drafts, &groups)?;
     let mut global = Map::new();
     global.insert("groups".to_owned(), serde_json::json!(groups));
     let mut templates = Templates::new(Vec::new())?;
@@ -94,8 +95,22 @@ pub(super) fn load(
 
     let cluster = settings::cluster(&hosts)?;
     global.extend(settings::global(&hosts, &groups));
+    let authority = certificates::give(&mut store, &cluster, &mut hosts)?;
+    if passwords == Passwords::Keep && store.is_unsaved() {
+        store.save()?;
+    }
     let extra = extra.iter().map(|definition| (definition.name.clone(), definition.value.clone())).collect();
-    Ok(Inventory { path: path.to_owned(), cluster, hosts, groups, warnings, extra, global, drafts })
+    Ok(Inventory {
+        path: path.to_owned(),
+        cluster,
+        hosts,
+        groups,
+        warnings,
+        authority,
+        extra,
+        global,
+        drafts,
+    })
 }
 
 /// What every host is given besides its variables.
@@ -183,13 +198,11 @@ fn group_members(tree: &Tree, drafts: &IndexMap<HostName, Draft>) -> IndexMap<St
 
 /// Gives passwords that are needed and that nobody set their kept or new values.
 fn add_passwords(
-    path: &Path,
+    store: &mut Store,
     drafts: &mut IndexMap<HostName, Draft>,
     groups: &IndexMap<String, Vec<HostName>>,
-    passwords: Passwords,
 ) -> Result<(), Diagnostics> {
     let used = |group: &&str| groups.get(*group).is_some_and(|hosts| !hosts.is_empty());
-    let mut store = Store::beside(path)?;
     let mut values = Map::new();
     for variable in VARIABLES {
         let Default::Generated = variable.default else { continue };
@@ -200,9 +213,6 @@ fn add_passwords(
         let most = if let Kind::Secret { most } = variable.kind { most } else { usize::MAX };
         let secret = store.get_or_generate(variable.name, most);
         values.insert(variable.name.to_owned(), Value::String(secret.expose().to_owned()));
-    }
-    if passwords == Passwords::Keep && store.is_unsaved() {
-        store.save()?;
     }
     let document = Arc::new(Document::parse(store.path(), crate::yaml::to_string(&values))?);
     for (name, node) in document.root().entries() {

@@ -5,6 +5,7 @@
 //! has a row for each variable.
 
 pub mod catalogue;
+mod certificates;
 mod check;
 mod connection;
 mod extra;
@@ -22,6 +23,7 @@ mod tests;
 mod tree;
 pub mod variable;
 
+pub use certificates::{Certificate, Rotation, rotate};
 pub use connection::Connection;
 pub use settings::{Credentials, Dcs, Ports, Vip};
 pub use sketch::{Machine, Sketch};
@@ -29,6 +31,7 @@ pub use sketch::{Machine, Sketch};
 use crate::{
     diagnostic::{Diagnostic, Diagnostics},
     model::{HostName, Scope, Secret},
+    pki::Authority,
     template::Templates,
 };
 use indexmap::IndexMap;
@@ -45,6 +48,8 @@ pub struct Inventory {
     pub groups: IndexMap<String, Vec<HostName>>,
     /// What is odd but not wrong.
     pub warnings: Vec<Diagnostic>,
+    /// Who signs the certificates of its services; `None`: they have no TLS.
+    authority: Option<Authority>,
     extra: Map<String, Value>,
     global: Map<String, Value>,
     drafts: IndexMap<HostName, merge::Draft>,
@@ -119,6 +124,8 @@ impl Inventory {
         let filled = fill::fill(draft, &self.groups, &base, facts, &templates, &mut wrong);
         wrong.into_warnings()?;
         let mut vars = filled.vars;
+        let certificates = certificates::VARIABLES.into_iter();
+        vars.extend(certificates.filter_map(|name| Some((name.to_owned(), host.vars.get(name)?.clone()))));
         // Facts and `inventory_hostname`, for playbooks and templates.
         vars.extend(base);
         Ok(vars)

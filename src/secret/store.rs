@@ -24,8 +24,8 @@ const HEADER: &str = "\
 pub struct Store {
     path: PathBuf,
     values: IndexMap<String, Secret>,
-    /// Names that were generated since the file was read.
-    fresh: Vec<String>,
+    /// Names that were given a value or lost it since the file was read, with what the file had.
+    fresh: IndexMap<String, Option<Secret>>,
 }
 
 impl Store {
@@ -35,7 +35,7 @@ impl Store {
         name.push(".secrets.yml");
         let path = inventory.with_file_name(name);
         let values = if path.exists() { read(&path)? } else { IndexMap::new() };
-        Ok(Store { path, values, fresh: Vec::new() })
+        Ok(Store { path, values, fresh: IndexMap::new() })
     }
 
     pub fn path(&self) -> &Path {
@@ -48,9 +48,25 @@ impl Store {
             return secret.clone();
         }
         let secret = super::generate(most);
-        self.values.insert(name.to_owned(), secret.clone());
-        self.fresh.push(name.to_owned());
+        self.put(name, secret.clone());
         secret
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Secret> {
+        self.values.get(name)
+    }
+
+    /// Keeps a secret in place of what had the name before.
+    pub fn put(&mut self, name: &str, secret: Secret) {
+        let before = self.values.insert(name.to_owned(), secret);
+        self.fresh.entry(name.to_owned()).or_insert(before);
+    }
+
+    /// Keeps it no longer. What it was is given back.
+    pub fn take(&mut self, name: &str) -> Option<Secret> {
+        let before = self.values.shift_remove(name)?;
+        self.fresh.entry(name.to_owned()).or_insert_with(|| Some(before.clone()));
+        Some(before)
     }
 
     /// Whether something was generated that the file doesn't have.
@@ -74,7 +90,7 @@ impl Store {
         let _lock = lock(&self.path).map_err(failed)?;
         if self.path.exists() {
             let current = read(&self.path)?;
-            if self.fresh.iter().any(|name| current.contains_key(name)) {
+            if self.fresh.iter().any(|(name, before)| current.get(name) != before.as_ref()) {
                 let message = format!("`{}` was written by another run just now", self.path.display());
                 return Err(Diagnostic::error(message).help("run the command again; it uses what is there"));
             }
@@ -153,6 +169,22 @@ mod tests {
         second.get_or_generate("rewind_password", 32);
         first.save().unwrap();
         assert!(second.save().is_err());
+    }
+
+    #[test]
+    fn what_is_replaced_must_be_what_was_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = folder.path().join("demo.yml");
+        let mut made = Store::beside(&inventory).unwrap();
+        made.put("tls_authority_key", Secret::new("old"));
+        made.save().unwrap();
+        let (mut first, mut second) =
+            (Store::beside(&inventory).unwrap(), Store::beside(&inventory).unwrap());
+        first.put("tls_authority_key", Secret::new("new"));
+        first.save().unwrap();
+        second.put("tls_authority_key", Secret::new("newer"));
+        assert!(second.save().is_err());
+        assert_eq!(Store::beside(&inventory).unwrap().get("tls_authority_key"), Some(&Secret::new("new")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 /// Whether a key's value must never be shown.
 pub fn is_secret_key(key: &str) -> bool {
     let key = key.to_lowercase();
-    ["password", "passwd", "passphrase", "secret", "ansible_become_pass", "token"]
+    ["password", "passwd", "passphrase", "secret", "ansible_become_pass", "token", "private_key"]
         .iter()
         .any(|word| key.ends_with(word))
 }

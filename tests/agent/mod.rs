@@ -2,6 +2,8 @@
 //! not happen to it meanwhile.
 
 mod cluster;
+mod encrypted;
+mod security;
 
 use cluster::{Cluster, eventually};
 use nix::sys::signal::Signal;

@@ -3,6 +3,7 @@
 
 mod again;
 mod cluster;
+mod encrypted;
 mod faults;
 mod harness;
 mod harness_itself;

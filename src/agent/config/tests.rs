@@ -81,9 +81,9 @@ fn reads_a_configuration_as_people_have_it() {
     assert_eq!(config.conn_url(), "postgres://10.0.0.2:5432/postgres");
     assert_eq!(config.api_url(), "http://10.0.0.2:8008/patroni");
     assert_eq!(config.watchdog.mode, WatchdogMode::Off);
-    let Store::Etcd { endpoints, login } = &config.store;
+    let Store::Etcd { endpoints, login, tls } = &config.store;
     assert_eq!(endpoints.iter().map(Endpoint::to_string).collect::<Vec<_>>(), ["etcd1:2379", "etcd2:2379"]);
-    assert_eq!(*login, None);
+    assert_eq!((login, tls), (&None, &None));
     let bootstrap = config.bootstrap.as_ref().unwrap();
     assert_eq!(
         bootstrap.initdb,
@@ -120,7 +120,7 @@ fn the_environment_wins() {
     .unwrap();
     assert!(warnings.is_empty());
     assert_eq!(config.name.as_str(), "pg9");
-    let Store::Etcd { endpoints, login } = &config.store;
+    let Store::Etcd { endpoints, login, .. } = &config.store;
     assert_eq!(endpoints[1], Endpoint { host: "b".to_owned(), port: 2 });
     assert_eq!(login.as_ref().unwrap().0, "root");
     assert_eq!(config.postgresql.superuser.password.as_ref().unwrap().expose(), "other");

@@ -30,6 +30,7 @@ mod scram;
 mod server;
 mod settings;
 mod slots;
+mod ssl;
 mod tools;
 mod walsender;
 
@@ -47,3 +48,4 @@ pub use process::Postmaster;
 pub use server::{Role, Server, Started};
 pub use settings::{Credentials, Settings, Upstream};
 pub use slots::{SlotChanges, slot_name};
+pub use ssl::{Ssl, SslMode};

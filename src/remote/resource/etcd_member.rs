@@ -3,7 +3,7 @@
 use super::await_condition;
 use crate::remote::{
     host::{Context, Finding, Manage},
-    http::Call,
+    http::{Call, Tls},
     protocol::Failure,
     wait::Look,
 };
@@ -19,6 +19,9 @@ pub struct EtcdMember {
     /// The client URL of this member.
     #[serde(default = "endpoint", alias = "url")]
     pub endpoint: String,
+    /// Files with which to speak to it where it speaks TLS.
+    #[serde(default)]
+    pub tls: Tls,
     /// Names of the expected members; not compared when empty.
     #[serde(default)]
     pub members: Vec<String>,
@@ -50,7 +53,7 @@ impl EtcdMember {
 
     async fn look(&self) -> Result<(), String> {
         let base = self.endpoint.trim_end_matches('/');
-        let health = Call::get(&format!("{base}/health")).limit(ATTEMPT).run().await;
+        let health = Call::get(&format!("{base}/health")).tls(&self.tls).limit(ATTEMPT).run().await;
         let health = health.map_err(|error| error.to_string())?;
         let document: Value = serde_json::from_slice(&health.body).unwrap_or_default();
         // A boolean in some versions, its word in others.
@@ -62,7 +65,8 @@ impl EtcdMember {
         if self.members.is_empty() {
             return Ok(());
         }
-        let list = Call::send(Method::POST, &format!("{base}/v3/cluster/member/list"), "{}").limit(ATTEMPT);
+        let list = Call::send(Method::POST, &format!("{base}/v3/cluster/member/list"), "{}");
+        let list = list.tls(&self.tls).limit(ATTEMPT);
         let list = list.run().await.map_err(|error| error.to_string())?;
         let document: Value = serde_json::from_slice(&list.body)
             .map_err(|_| format!("the list of members can't be read: {}", list.text().trim()))?;

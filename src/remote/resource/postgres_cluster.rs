@@ -3,7 +3,7 @@
 use super::await_condition;
 use crate::remote::{
     host::{Context, Finding, Manage},
-    http::Call,
+    http::{Call, Tls},
     protocol::Failure,
     wait::Look,
 };
@@ -19,6 +19,9 @@ pub struct PostgresCluster {
     /// The agent's REST API.
     #[serde(default = "super::agent_url")]
     pub url: String,
+    /// Files with which to speak to it where it speaks TLS.
+    #[serde(default)]
+    pub tls: Tls,
     /// Names of the expected members; those that the cluster knows when empty.
     #[serde(default)]
     pub members: Vec<String>,
@@ -59,7 +62,7 @@ impl PostgresCluster {
 
     async fn look(&self) -> Result<(), String> {
         let url = format!("{}/cluster", self.url.trim_end_matches('/'));
-        let response = Call::get(&url).limit(ATTEMPT).run().await;
+        let response = Call::get(&url).tls(&self.tls).limit(ATTEMPT).run().await;
         let response = response.map_err(|error| format!("the agent does not answer: {error}"))?;
         let document: Value = serde_json::from_slice(&response.body).map_err(|_| {
             format!("{url}: status {} {}", response.status, response.text()).trim_end().to_owned()
@@ -68,7 +71,7 @@ impl PostgresCluster {
             Ok(()) => Ok(()),
             Err(Missing { what, member: None }) => Err(what),
             Err(Missing { what, member: Some(name) }) => {
-                let error = last_error(&document, &name).await;
+                let error = self.last_error(&document, &name).await;
                 Err(error.map_or(what.clone(), |error| format!("{what}: {error}")))
             }
         }
@@ -139,19 +142,19 @@ impl PostgresCluster {
             _ => Ok(()),
         }
     }
+
+    /// What the member itself says is wrong, asked of its own agent.
+    async fn last_error(&self, document: &Value, name: &str) -> Option<String> {
+        let members = document["members"].as_array()?;
+        let url = text(members.iter().find(|member| text(member, "name") == name)?, "api_url");
+        let response = Call::get(url).tls(&self.tls).limit(ATTEMPT).run().await.ok()?;
+        let status: Value = serde_json::from_slice(&response.body).ok()?;
+        ["last_error", "error", "reason"].iter().find_map(|key| status[key].as_str()).map(str::to_owned)
+    }
 }
 
 fn text<'a>(member: &'a Value, key: &str) -> &'a str {
     member[key].as_str().unwrap_or_default()
-}
-
-/// What the member itself says is wrong, asked of its own agent.
-async fn last_error(document: &Value, name: &str) -> Option<String> {
-    let members = document["members"].as_array()?;
-    let url = text(members.iter().find(|member| text(member, "name") == name)?, "api_url");
-    let response = Call::get(url).limit(ATTEMPT).run().await.ok()?;
-    let status: Value = serde_json::from_slice(&response.body).ok()?;
-    ["last_error", "error", "reason"].iter().find_map(|key| status[key].as_str()).map(str::to_owned)
 }
 
 impl Manage for PostgresCluster {

@@ -59,7 +59,7 @@ impl Server {
     }
 
     async fn await_ready(&self) {
-        let gateway = Gateway::new(vec![self.endpoint()], Duration::from_secs(1), None);
+        let gateway = Gateway::new(vec![self.endpoint()], Duration::from_secs(1), None, None);
         let begun = Instant::now();
         while gateway.call("/v3/kv/range", &messages::range_prefix("/x")).await.is_err() {
             assert!(begun.elapsed() < Duration::from_secs(30), "etcd did not become ready");
@@ -104,6 +104,7 @@ fn options(endpoints: Vec<Endpoint>, scope: &str, name: &str, ttl: Duration) -> 
     EtcdOptions {
         endpoints,
         login: None,
+        tls: None,
         request_timeout: EtcdOptions::REQUEST_TIMEOUT,
         namespace: "/service".to_owned(),
         scope: scope.parse().unwrap(),
@@ -234,7 +235,7 @@ async fn patiently<T, F: Future<Output = Result<T, Failure>>>(call: impl Fn() ->
 /// Which of the servers leads etcd.
 async fn etcd_leader(servers: &[Server]) -> usize {
     for (index, server) in servers.iter().enumerate() {
-        let gateway = Gateway::new(vec![server.endpoint()], Duration::from_secs(1), None);
+        let gateway = Gateway::new(vec![server.endpoint()], Duration::from_secs(1), None, None);
         let status = gateway.call("/v3/maintenance/status", &serde_json::json!({})).await.unwrap().body;
         if messages::number(&status["leader"]) == messages::number(&status["header"]["member_id"]) {
             return index;
