@@ -158,6 +158,13 @@ mod tests {
                 served("haproxy", CertificateState::Unknown, None),
             ],
         };
-        insta::assert_snapshot!(text(&document).join("\n"), @"");
+        insta::assert_snapshot!(text(&document).join("\n"), @r"
+        The authority of demo ends on 2036-07-18
+
+        HOST  SERVICE   ENDS        DAYS LEFT  STATE
+        pg-1  agent     2027-11-11  300        current
+        pg-1  postgres  2027-01-27  12         due: `pgfleet apply` installs a newer one
+        pg-1  haproxy   -           -          connection refused
+        ");
     }
 }

@@ -258,7 +258,11 @@ all:
                 format!("{}: {names}", one.facts.subject)
             })
             .collect();
-        insta::assert_snapshot!(found.join("\n"), @"");
+        insta::assert_snapshot!(found.join("\n"), @r"
+        etcd a: 10.0.0.1 127.0.0.1 ::1 a localhost
+        postgres a: 10.0.0.1 10.0.0.2 10.0.0.9 127.0.0.1 ::1 a lb localhost
+        haproxy lb: 10.0.0.2 10.0.0.9 127.0.0.1 ::1 lb localhost
+        ");
         assert!(inventory.tls_client().unwrap().is_some());
         let vars = inventory.variables(&inventory.hosts["lb"]);
         assert!(vars["tls_authority"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));

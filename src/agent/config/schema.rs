@@ -379,7 +379,7 @@ warning: `log.dir` is ignored: the journal dates, keeps and rotates the log
 error: `restapi.keyfile_password` is not supported: keys are read without a password; keep them readable by their owner alone
  --> patroni.yml:4:3
   |
-4 |   keyfile_password: ***
+4 |   keyfile_password: *
   |   ^^^^^^^^^^^^^^^^ not supported
 
 error: `zookeeper` is not supported: this version keeps the cluster in etcd alone
