@@ -380,6 +380,12 @@ fn with_tls_nobody_speaks_plain_text() {
             files.insert(format!("{} {formed}", host.name), rendered);
         }
     }
+    let others = |file: &str| fs::read_to_string(Path::new("playbooks").join(file)).expect("a playbook");
+    for file in
+        ["etcd.yml", "forget.yml", "postgres.yml", "credentials.yml", "verify.yml", "tasks/etcd-restart.yml"]
+    {
+        assert!(!others(file).contains("http:"), "{file} asks in plain text");
+    }
     insta::assert_snapshot!(lines_about_tls(&files["etcd-1 true"]["/etc/default/etcd"]), @r#"
     ETCD_LISTEN_CLIENT_URLS="https://0.0.0.0:2379"
     ETCD_LISTEN_PEER_URLS="https://0.0.0.0:2380"
@@ -393,10 +399,9 @@ fn with_tls_nobody_speaks_plain_text() {
     ETCD_PEER_KEY_FILE="/etc/pgfleet/tls/etcd.key"
     ETCD_PEER_TRUSTED_CA_FILE="/etc/pgfleet/tls/etcd-ca.crt"
     ETCD_PEER_CLIENT_CERT_AUTH="true"
-    ETCD_INITIAL_CLUSTER="etcd-1=https://10.128.0.26:2380,etcd-2=https://10.128.0.11:2380,etcd-3=https://10.128.0.31:2380"
     "#);
     insta::assert_snapshot!(lines_about_tls(&files["haproxy-1 true"]["/etc/haproxy/haproxy.cfg"]), @r"
-    default-server inter 250ms fastinter 100ms downinter 100ms fall 6 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions check-ssl verify required ca-file /etc/pgfleet/tls/ca.crt crt /etc/pgfleet/tls/haproxy.pem
+    default-server inter 250ms fastinter 100ms downinter 150ms fall 6 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions check-ssl verify required ca-file /etc/pgfleet/tls/ca.crt crt /etc/pgfleet/tls/haproxy.pem
     server pg-1 10.128.0.12:5432 check port 8008 verifyhost pg-1
     server pg-2 10.128.0.13:5432 check port 8008 verifyhost pg-2
     server pg-3 10.128.0.14:5432 check port 8008 verifyhost pg-3

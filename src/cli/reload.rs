@@ -53,5 +53,8 @@ pub async fn run(args: Args) -> Outcome {
 /// A request that came to nothing, with what to do next.
 pub fn requested(error: RequestError) -> Error {
     let next = error.next_step();
-    Error::failed(error).next(next)
+    match error {
+        RequestError::UnknownMember { .. } => Error::usage(error.to_string(), next),
+        _ => Error::failed(error).next(next),
+    }
 }

@@ -7,6 +7,7 @@ use super::{
     deploy::cancel_on_interrupt,
     error::{Error, Outcome},
     reach::reach_any,
+    reload::requested,
 };
 use crate::{
     cluster::{
@@ -37,8 +38,13 @@ pub fn max_gap(milliseconds: Option<u64>) -> Option<Duration> {
 }
 
 pub fn refused(error: RollingError) -> Error {
-    let next = error.next_step();
-    Error::failed(error).next(next)
+    match error {
+        RollingError::Request(error) => requested(error),
+        other => {
+            let next = other.next_step();
+            Error::failed(other).next(next)
+        }
+    }
 }
 
 /// The order, for people.

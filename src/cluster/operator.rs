@@ -134,7 +134,7 @@ pub async fn reinitialize(
         if state == "streaming" && started().await.is_some_and(|now| before.as_ref() != Some(&now)) {
             return Ok(());
         }
-        tell(&format!("{name} to stream from the leader; it is {state}"));
+        tell(&format!("{name} to be copied; it is {state}"));
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
             () = cancel.cancelled() => return Err(RequestError::GivenUp),

@@ -7,6 +7,9 @@ use crate::{
 };
 use comfy_table::{Table, presets::NOTHING};
 
+/// A longer value of a setting is shown by the diff alone.
+const LONGEST_VALUE: usize = 60;
+
 /// Prints what a plan means, to standard error as the rest of the talk.
 pub fn plan(report: &Report, consequences: &Consequences, offences: &[Offence], overwrite_drift: bool) {
     let text = text(report, consequences, offences, overwrite_drift);
@@ -69,7 +72,11 @@ fn settings(report: &Report) -> Vec<String> {
     table.load_preset(NOTHING);
     for setting in report.hosts.values().flat_map(|tally| &tally.changes).flat_map(|change| &change.settings)
     {
-        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(default)".to_owned());
+        let value = |value: &Option<String>| match value.as_deref() {
+            None => "(default)".to_owned(),
+            Some(text) if text.len() > LONGEST_VALUE => "...".to_owned(),
+            Some(text) => text.to_owned(),
+        };
         let change = format!("{} -> {}", value(&setting.old), value(&setting.new));
         table.add_row([setting.name.as_str(), &change, cost(setting.effect)]);
     }

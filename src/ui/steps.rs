@@ -29,7 +29,7 @@ impl Steps {
 
     pub fn waiting(&mut self, what: &str) {
         if let Some(live) = &self.live {
-            return live.set_message(format!(": waiting for {what}"));
+            return live.set_message(format!("  waiting: {what}"));
         }
         if self.told.is_none_or(|last| last.elapsed() >= WAITING_LINES) {
             self.told = Some(Instant::now());

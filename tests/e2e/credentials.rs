@@ -177,13 +177,25 @@ fn passwords_and_roles_change_under_a_writer_and_are_found_nowhere() {
         assert_eq!(streaming_as(&lab).len(), 2);
         unchanged(&lab);
     }
+
+    // The REST API gets a password, then another one; no agent is restarted for it.
+    lab.set(&["agent_api_user=pgfleet"]);
+    lab.pgfleet(&["apply"]).success();
+    let first = secrets(&lab)["agent_api_password"].clone();
+    lab.pgfleet(&["secrets", "rotate", "agent_api_password"]).success();
+    assert_ne!(secrets(&lab)["agent_api_password"], first);
+    let anybody = "exec 3<>/dev/tcp/127.0.0.1/8008; \
+                   printf 'POST /reload HTTP/1.0\\r\\nContent-Length: 0\\r\\n\\r\\n' >&3; head -n1 <&3";
+    let refused = lab.scratch.on("pg-1", anybody);
+    assert!(refused.contains("401"), "{refused}");
+    unchanged(&lab);
     assert_eq!(starts(&lab), before, "something was restarted");
     let wrote = writer.stop();
     assert!(wrote.failed.is_empty(), "{:?}", wrote.failed);
     let present = lab.sql(write, super::harness::writer::ROWS).unwrap();
     assert_eq!(wrote.missing_from(&present), [0_i64; 0]);
 
-    // The new roles carry a switchover, and the former primary's return.
+    // The new roles and the API's password carry a switchover, and the former primary's return.
     lab.pgfleet(&["switchover"]).success();
     eventually("both replicas stream", LIMIT, || (streaming_as(&lab).len() == 2).then_some(()));
 

@@ -87,7 +87,7 @@ fn facts<'a>(query: &[(String, String)], view: &View, status: &'a NodeStatus, no
         && running
         && !(leader && of_standby_cluster)
         && !status.tags.noloadbalance()
-        && !view.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_drained(&view.name))
+        && view.snapshot.as_ref().is_none_or(|snapshot| !snapshot.is_drained(&view.name))
         && !is_lagging(query, view, status)
         && parameter(query, "replication_state")
             .is_none_or(|wanted| status.replication_state.as_deref() == Some(wanted));
