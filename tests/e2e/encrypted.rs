@@ -1,13 +1,18 @@
 //! A cluster in which everything speaks TLS: nothing answers in plain text, certificates are renewed in
 //! passing.
 
-use super::harness::{
-    lab::Lab,
-    postgres::{Login, enter},
+use super::{
+    harness::{
+        lab::Lab,
+        postgres::{Login, enter},
+        program::{pgfleet, run},
+    },
+    scale::{strike_out, write_in},
 };
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     thread,
@@ -98,4 +103,53 @@ fn nothing_answers_in_plain_text_and_certificates_are_renewed_in_passing() {
     lab.sql(lab.postgres(&new), "CREATE TABLE after_failover (x int)").unwrap();
     lab.scratch.run("start", &[&leader]).success();
     lab.until_healthy(Duration::from_secs(180));
+}
+
+#[test]
+fn a_cluster_with_tls_grows_shrinks_and_changes_its_authority() {
+    let lab = Lab::bootstrapped_with("demo", "trixie", &[TLS]);
+    let healthy = Duration::from_secs(180);
+    write_in(
+        &lab,
+        &[
+            ("etcd-3", "etcd-5", "10.128.0.33"),
+            ("etcd-3", "etcd-4", "10.128.0.32"),
+            ("pg-3", "pg-4", "10.128.0.15"),
+        ],
+    );
+    lab.pgfleet(&["add", "etcd-4", "etcd-5", "pg-4"]).success();
+    lab.until_healthy(healthy);
+    assert_eq!(changed(&lab, &["apply"]), [""; 0], "the second run changes nothing");
+    let leader = lab.leader(None);
+    let leaving = ["etcd-2", "etcd-5", leader.as_str()];
+    lab.pgfleet(&["remove", leaving[0], leaving[1], leaving[2]]).success();
+    strike_out(&lab, &leaving);
+    lab.until_healthy(healthy);
+    assert_eq!(lab.scratch.on(&leader, "ls -d /etc/pgfleet/tls || true"), "");
+
+    lab.pgfleet(&["restart"]).success();
+    lab.pgfleet(&["secrets", "rotate"]).success();
+    let before = serials(&lab, &[]);
+    lab.pgfleet(&["certs", "rotate"]).success();
+    let after = serials(&lab, &[]);
+    assert!(after.iter().zip(&before).all(|(new, old)| new != old), "{after:?} after {before:?}");
+    lab.until_healthy(healthy);
+    assert_eq!(changed(&lab, &["apply"]), [""; 0], "nothing is left to do");
+    let history = lab.pgfleet(&["history"]).success();
+    assert!(history.contains("certs rotate") && history.contains("add etcd-4"), "{history}");
+
+    // Another machine has the inventory from etcd, and makes nothing of it without the secrets.
+    let other = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = other.path().join("demo").display().to_string();
+    let sandbox = lab.scratch.name.clone();
+    let adopt = ["adopt", "10.128.0.26", "--cluster", "demo", "-o", &folder, "--sandbox", &sandbox];
+    run(&mut pgfleet(&adopt)).success();
+    let inventory = format!("{folder}/inventory.yml");
+    let apply = ["apply", "-y", "-i", &inventory, "-e", TLS, "--sandbox", &sandbox];
+    let refused = run(&mut pgfleet(&apply)).failure(1);
+    assert!(refused.contains("trusts another authority"), "{refused}");
+    lab.until_healthy(healthy);
+    let secrets = lab.inventory().with_file_name("inventory.secrets.yml");
+    fs::copy(secrets, format!("{folder}/inventory.secrets.yml")).unwrap();
+    run(&mut pgfleet(&apply)).success();
 }
