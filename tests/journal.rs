@@ -78,7 +78,10 @@ impl World {
     }
 
     async fn kv(&self) -> Kv {
-        journal::store(&self.inventory(), &self.options()).await.expect("the inventory has etcd")
+        journal::store(&self.inventory(), &self.options())
+            .await
+            .expect("no TLS")
+            .expect("the inventory has etcd")
     }
 
     async fn history(&self) -> Vec<Entry> {

@@ -47,6 +47,8 @@ fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool)
         }
         let mut vars = inventory.complete(host, &facts(formed)).unwrap_or_else(|wrong| panic!("{wrong}"));
         vars.extend(play.vars.clone());
+        vars.insert("etcd_speaks".to_owned(), json!({"stdout": "nothing"}));
+        vars.insert("trusted".to_owned(), json!({"stdout": ""}));
         vars.insert("etcd_found".to_owned(), json!({"stdout": "none"}));
         vars.insert("etcd_cluster".to_owned(), json!({"formed": false}));
         vars.insert("etcd_begins".to_owned(), json!(if formed { "never" } else { "forming" }));
@@ -318,7 +320,7 @@ fn the_agent_reads_as_it_should() {
     # The agent tries for as long as it takes.
     StartLimitIntervalSec=0
     # What the agent reads at its start alone. A change here is a change of the unit, and so restarts the agent.
-    X-Pgfleet-AtStart=["demo","/service","pg-1","/var/lib/postgresql/17/demo","0.0.0.0",8008,"info"]
+    X-Pgfleet-AtStart=["demo","/service","pg-1","/var/lib/postgresql/17/demo","0.0.0.0",8008,"info",false]
     X-Pgfleet-AtStart=10.128.0.26:2379 10.128.0.11:2379 10.128.0.31:2379 
     X-Pgfleet-AtStart=[{},{},""]
 
@@ -353,6 +355,86 @@ fn the_agent_reads_as_it_should() {
     [Install]
     WantedBy=multi-user.target
     "#);
+}
+
+/// The lines of a file that say how it speaks TLS.
+fn lines_about_tls(file: &str) -> String {
+    let words = ["/etc/pgfleet/tls", "https", "sslmode", "hostssl", "verify", "CERT_AUTH"];
+    let lines = file.lines().filter(|line| words.iter().any(|word| line.contains(word)));
+    lines.map(|line| format!("{}\n", line.trim())).collect()
+}
+
+#[test]
+fn with_tls_nobody_speaks_plain_text() {
+    let extra: Vec<String> = EXTRA.iter().copied().chain(["tls=true"]).map(str::to_owned).collect();
+    let inventory = Inventory::inspect(Path::new("inventories/demo.yml"), &extra)
+        .unwrap_or_else(|wrong| panic!("{wrong}"));
+    let mut files = BTreeMap::new();
+    for host in inventory.hosts.values() {
+        for formed in [true, false] {
+            let rendered = render(&inventory, &bootstrap(), host, formed).files;
+            for (path, text) in &rendered {
+                assert!(!text.contains("http://1"), "{path} speaks plain text:\n{text}");
+                assert!(!text.contains("PRIVATE KEY"), "{path} holds a key");
+            }
+            files.insert(format!("{} {formed}", host.name), rendered);
+        }
+    }
+    let others = |file: &str| fs::read_to_string(Path::new("playbooks").join(file)).expect("a playbook");
+    for file in
+        ["etcd.yml", "forget.yml", "postgres.yml", "credentials.yml", "verify.yml", "tasks/etcd-restart.yml"]
+    {
+        assert!(!others(file).contains("http:"), "{file} asks in plain text");
+    }
+    insta::assert_snapshot!(lines_about_tls(&files["etcd-1 true"]["/etc/default/etcd"]), @r#"
+    ETCD_LISTEN_CLIENT_URLS="https://0.0.0.0:2379"
+    ETCD_LISTEN_PEER_URLS="https://0.0.0.0:2380"
+    ETCD_ADVERTISE_CLIENT_URLS="https://10.128.0.26:2379"
+    ETCD_INITIAL_ADVERTISE_PEER_URLS="https://10.128.0.26:2380"
+    ETCD_CERT_FILE="/etc/pgfleet/tls/etcd.crt"
+    ETCD_KEY_FILE="/etc/pgfleet/tls/etcd.key"
+    ETCD_TRUSTED_CA_FILE="/etc/pgfleet/tls/etcd-ca.crt"
+    ETCD_CLIENT_CERT_AUTH="true"
+    ETCD_PEER_CERT_FILE="/etc/pgfleet/tls/etcd.crt"
+    ETCD_PEER_KEY_FILE="/etc/pgfleet/tls/etcd.key"
+    ETCD_PEER_TRUSTED_CA_FILE="/etc/pgfleet/tls/etcd-ca.crt"
+    ETCD_PEER_CLIENT_CERT_AUTH="true"
+    "#);
+    insta::assert_snapshot!(lines_about_tls(&files["haproxy-1 true"]["/etc/haproxy/haproxy.cfg"]), @r"
+    default-server inter 250ms fastinter 100ms downinter 150ms fall 6 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions check-ssl verify required ca-file /etc/pgfleet/tls/ca.crt crt /etc/pgfleet/tls/haproxy.pem
+    server pg-1 10.128.0.12:5432 check port 8008 verifyhost pg-1
+    server pg-2 10.128.0.13:5432 check port 8008 verifyhost pg-2
+    server pg-3 10.128.0.14:5432 check port 8008 verifyhost pg-3
+    server pg-1 10.128.0.12:5432 check port 8008 verifyhost pg-1
+    server pg-2 10.128.0.13:5432 check port 8008 verifyhost pg-2
+    server pg-3 10.128.0.14:5432 check port 8008 verifyhost pg-3
+    bind *:7000 ssl crt /etc/pgfleet/tls/haproxy.pem
+    ");
+    insta::assert_snapshot!(lines_about_tls(&files["pg-1 false"]["/etc/pgfleet/agent.yml"]), @r"
+    certfile: /etc/pgfleet/tls/postgres.crt
+    keyfile: /etc/pgfleet/tls/postgres.key
+    cafile: /etc/pgfleet/tls/ca.crt
+    verify_client: optional
+    cacert: /etc/pgfleet/tls/ca.crt
+    certfile: /etc/pgfleet/tls/postgres.crt
+    keyfile: /etc/pgfleet/tls/postgres.key
+    protocol: https
+    cacert: /etc/pgfleet/tls/ca.crt
+    cert: /etc/pgfleet/tls/postgres.crt
+    key: /etc/pgfleet/tls/postgres.key
+    sslmode: verify-full
+    sslrootcert: /etc/pgfleet/tls/ca.crt
+    sslcert: /etc/pgfleet/tls/postgres.crt
+    sslkey: /etc/pgfleet/tls/postgres.key
+    sslmode: verify-full
+    sslrootcert: /etc/pgfleet/tls/ca.crt
+    sslcert: /etc/pgfleet/tls/postgres.crt
+    sslkey: /etc/pgfleet/tls/postgres.key
+    sslmode: verify-full
+    sslrootcert: /etc/pgfleet/tls/ca.crt
+    sslcert: /etc/pgfleet/tls/postgres.crt
+    sslkey: /etc/pgfleet/tls/postgres.key
+    ");
 }
 
 #[test]

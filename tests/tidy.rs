@@ -42,6 +42,11 @@ const LAWS: &[(&str, &[&str])] = &[
     ("cluster", &["agent", "cli", "ui", "fleet", "journal"]),
     ("fleet", &["agent", "cli", "ui", "playbook", "template", "journal"]),
     ("journal", &["agent", "cli", "ui", "playbook", "template", "fleet"]),
+    (
+        "pki",
+        &["agent", "cli", "ui", "inventory", "playbook", "template", "engine", "ssh", "remote", "cluster"],
+    ),
+    ("tls", &["agent", "cli", "ui", "contract", "inventory", "pki", "engine", "ssh", "remote", "cluster"]),
     ("sandbox", &["agent", "cli", "ui"]),
     ("ui", &["agent", "cli", "fleet", "journal"]),
 ];

@@ -73,7 +73,11 @@ pub async fn run(args: Args) -> Outcome {
         let next = error.next_step();
         return Err(Error::Unreachable(anyhow::anyhow!("{error}"), vec![next]));
     }
-    let kv = Kv::new(Arc::new(access), vec![member]);
+    let tls = access.tls_of_etcd(&member.name).await.map_err(|error| {
+        let next = "The command reads the host's certificate of etcd, for which it becomes root there.";
+        Error::failed(error).next(next)
+    })?;
+    let kv = Kv::new(Arc::new(access.with_tls(tls)), vec![member]);
     let found = desired::fetch(&kv, args.cluster.as_ref()).await.map_err(away)?;
     let (cluster, stored) = one(found, &args)?;
     let path = stored.unpack(&args.output).map_err(|error| {

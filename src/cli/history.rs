@@ -101,7 +101,8 @@ pub async fn unlock(args: UnlockArgs) -> Outcome {
 
 async fn store(context: &Context) -> Result<Kv, Error> {
     let next = "Deploy with etcd to have them; until then the locks on the hosts hold.";
-    ui::waiting("connecting", journal::store(&context.inventory, &context.ssh())).await.ok_or_else(|| {
+    let store = ui::waiting("connecting", journal::store(&context.inventory, &context.ssh())).await?;
+    store.ok_or_else(|| {
         Error::usage("the history and the deploy lock need etcd, and this cluster has ZooKeeper", next)
     })
 }

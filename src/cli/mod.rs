@@ -2,6 +2,7 @@
 
 mod adopt;
 mod agent;
+mod certs;
 mod check;
 pub mod common;
 mod completions;
@@ -63,6 +64,7 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Switchover(switchover::Args),
+    Certs(certs::Args),
     Failover(failover::Args),
     Restart(restart::Args),
     Reload(reload::Args),
@@ -109,6 +111,7 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
         Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),
         Command::Switchover(args) => on_cluster(&args.common.clone(), switchover::run(args)),
+        Command::Certs(args) => on_cluster(&args.common.clone(), certs::run(args)),
         Command::Failover(args) => on_cluster(&args.common.clone(), failover::run(args)),
         Command::Restart(args) => on_cluster(&args.common.clone(), restart::run(args)),
         Command::Reload(args) => on_cluster(&args.common.clone(), reload::run(args)),

@@ -21,7 +21,8 @@ pub async fn reach(context: &Context) -> Result<(Topology, Access), Error> {
     let hosts = topology.hosts().into_iter().filter_map(|name| context.inventory.hosts.get(name));
     let targets = hosts.map(|host| Target::of(host, &options)).collect();
     let access = Access::open(targets, &options, usize::from(context.common.forks)).await;
-    Ok((topology, access))
+    let tls = context.inventory.tls_client()?;
+    Ok((topology, access.with_tls(tls)))
 }
 
 /// A connection to one host; none where it cannot be reached.

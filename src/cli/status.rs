@@ -172,7 +172,7 @@ fn notes(status: &Status) -> Vec<String> {
     lines
 }
 
-fn table(lines: &mut Vec<String>, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+pub(super) fn table(lines: &mut Vec<String>, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(head.iter().map(|word| word.to_uppercase())).add_rows(rows);
     if table.is_empty() {

@@ -8,6 +8,7 @@
 
 mod access;
 mod assess;
+mod certificates;
 mod drift;
 mod etcd;
 mod haproxy;
@@ -28,6 +29,7 @@ mod verify;
 mod zookeeper;
 
 pub use access::{Access, NoWay};
+pub use certificates::{Served, State as CertificateState, certificates};
 pub use drift::{HostDrift, drift};
 pub use http::HttpError;
 pub use kv::{Do, If, Kv, KvError, Outcome, Pair};

@@ -1,7 +1,10 @@
 //! PostgreSQL connections over streams that hosts open for us.
 
 use super::access::{Access, NoWay};
-use crate::model::{HostName, Secret};
+use crate::{
+    model::{HostName, Secret},
+    tls::{self, Answered, Wire},
+};
 use std::time::Duration;
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
@@ -52,7 +55,15 @@ pub async fn connect(
     within: Duration,
 ) -> Result<Client, SqlError> {
     let connect = async {
-        let stream = access.service(through, address, port).await?;
+        let stream = access.tunnel(through, address, port).await?;
+        let stream: Wire = match access.tls() {
+            None => Box::new(stream),
+            Some(tls) => match tls::request_postgres(tls, address, stream).await {
+                Ok(Answered::Encrypted(wire)) => wire,
+                Ok(Answered::Plain(_)) => return Err(SqlError::NoWay("PostgreSQL has no TLS".to_owned())),
+                Err(error) => return Err(SqlError::NoWay(error.to_string())),
+            },
+        };
         let mut config = Config::new();
         config.user(user).password(password.expose()).dbname("postgres").application_name("pgfleet");
         let (client, connection) = config.connect_raw(stream, NoTls).await?;

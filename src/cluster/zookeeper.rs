@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// Asks one member; the error says why it has no answer.
 pub async fn ask(access: &Access, host: &DcsHost, within: Duration) -> Result<DcsFacts, String> {
     let exchange = async {
-        let stream = access.service(&host.name, &host.address, host.client_port).await;
+        let stream = access.tunnel(&host.name, &host.address, host.client_port).await;
         let mut stream = stream.map_err(|error| error.to_string())?;
         stream.write_all(b"srvr").await.map_err(|error| error.to_string())?;
         let mut said = String::new();

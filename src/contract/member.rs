@@ -70,6 +70,11 @@ impl MemberDocument {
         address_of(&self.api_url, 8008)
     }
 
+    /// Whether this member's REST API speaks TLS.
+    pub fn api_speaks_tls(&self) -> bool {
+        self.api_url.starts_with("https://")
+    }
+
     /// The furthest position that this member is known to have.
     pub fn position(&self) -> Option<Lsn> {
         self.xlog_location.max(self.receive_lsn).max(self.replay_lsn).filter(|lsn| *lsn != Lsn(0))

@@ -16,8 +16,14 @@ const SHORTEST: usize = 4;
 pub struct Mask(Vec<Secret>);
 
 impl Mask {
-    /// Longest first, so that a secret which contains another is masked whole.
+    /// Longest first, so that a secret which contains another is masked whole. A key has several lines, and
+    /// a diff shows each by itself.
     pub fn new(mut secrets: Vec<Secret>) -> Self {
+        let line =
+            |line: &str| Some(Secret::new(line)).filter(|_| line.len() > 8 && !line.starts_with("-----"));
+        let lines = secrets.iter().filter(|secret| secret.expose().contains('\n'));
+        let lines: Vec<Secret> = lines.flat_map(|secret| secret.expose().lines().filter_map(line)).collect();
+        secrets.extend(lines);
         secrets.retain(|secret| secret.expose().len() >= SHORTEST);
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
         Self(secrets)
@@ -103,6 +109,17 @@ fn value_of_secret_word(line: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_line_of_a_key_is_told() {
+        let mask = Mask::new(vec![Secret::new(
+            "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqG\nSM49AgEG\nx9Y0a+/wxyz12\n-----END PRIVATE KEY-----\n",
+        )]);
+        assert_eq!(
+            mask.text("+-----BEGIN PRIVATE KEY-----\n+MIGHAgEAMBMGByqG\n-x9Y0a+/wxyz12"),
+            "+-----BEGIN PRIVATE KEY-----\n+***\n-***"
+        );
+    }
 
     #[test]
     fn a_secret_of_before_is_hidden_where_the_new_one_comes() {

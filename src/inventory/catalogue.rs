@@ -90,7 +90,7 @@ pub static VARIABLES: &[Variable] = &[
     row(In::Postgres, "postgres_bin_dir", Path, FromHost { how: "`/usr/lib/postgresql/VERSION/bin`", from: bin_dir }, Host, PG, "Where `postgres`, `initdb` and `pg_rewind` are.", "/usr/lib/postgresql/17/bin"),
     row(In::Postgres, "postgres_socket_dir", Path, Is("/var/run/postgresql"), Host, PG, "Where PostgreSQL's Unix socket is.", "/var/run/postgresql"),
     row(In::Postgres, "postgres_parameters", Settings, Is("{}"), Cluster, PG, "Settings of postgresql.conf for all members, kept in the DCS. What needs only a reload is reloaded; for the rest `apply` restarts one member after another.", "{max_connections: 200, work_mem: 16MB}"),
-    row(In::Postgres, "postgres_hba", ListOfText, Is("[local all all peer, host all all 0.0.0.0/0 scram-sha-256, \"host all all ::/0 scram-sha-256\"]"), Cluster, PG, "Lines of pg_hba.conf. Those that replication and the agent need come before them by themselves.", "[host app app 10.0.0.0/8 scram-sha-256]"),
+    row(In::Postgres, "postgres_hba", ListOfText, Computed { how: "everybody from everywhere with a password, over TLS alone where `tls` is on", from: hba }, Cluster, PG, "Lines of pg_hba.conf. Those that replication and the agent need come before them by themselves.", "[host app app 10.0.0.0/8 scram-sha-256]"),
     row(In::Postgres, "postgres_encoding", Text, Is("UTF8"), Cluster, PG, "The encoding that initdb is given.", "UTF8"),
     row(In::Postgres, "postgres_locale", Text, Is("C.UTF-8"), Cluster, PG, "The locale that initdb is given.", "en_US.UTF-8"),
     row(In::Postgres, "postgres_packages", ListOfText, Is("[]"), Host, PG, "Further packages to install with the server, for extensions.", "[postgresql-17-pgvector]"),
@@ -117,6 +117,9 @@ pub static VARIABLES: &[Variable] = &[
     row(In::Failover, "use_pg_rewind", Bool, Is("true"), Cluster, PG, "Whether a former primary returns by pg_rewind.", "true"),
     row(In::Failover, "use_slots", Bool, Is("true"), Cluster, PG, "Whether each replica has a replication slot, so that the primary keeps the WAL that it still needs.", "true"),
     row(In::Failover, "reclone_after_failed_rewind", Bool, Is("false"), Cluster, PG, "Whether a former primary that cannot be rewound is copied anew, which removes its data directory.", "true"),
+
+    row(In::Tls, "tls", Bool, Is("false"), Cluster, ALL, "Whether etcd, PostgreSQL, the agents' REST API and HAProxy's statistics speak TLS alone, with certificates of an authority of the cluster's own. The authority's key and the certificates are kept in the secrets file. It is decided when the cluster is made.", "true"),
+    row(In::Tls, "certificate_days", Integer { least: 1, most: 3_650 }, Is("365"), Cluster, ALL, "How many days a new certificate is valid. One is made anew by the first `apply` that finds less than a third of that left; services take it up without a restart.", "90"),
 
     row(In::Etcd, "etcd_install", Choice(&["package", "archive"]), Is("package"), Cluster, ETCD, "Where etcd comes from: the distribution's package, or a release archive.", "archive"),
     row(In::Etcd, "etcd_archive", Source, Unset, Cluster, ETCD, "The release archive for `etcd_install: archive`: a file on this machine, or a URL.", "downloads/etcd-v3.5.21-linux-amd64.tar.gz"),
@@ -206,6 +209,13 @@ fn cluster_name(known: &Known<'_>) -> Option<Value> {
 
 fn etcd_data_dir(known: &Known<'_>) -> Option<Value> {
     known.text("cluster_name").map(|name| format!("/var/lib/etcd/{name}").into())
+}
+
+fn hba(known: &Known<'_>) -> Option<Value> {
+    let kind = if known.vars.get("tls")? == &Value::Bool(true) { "hostssl" } else { "host" };
+    let everywhere = ["0.0.0.0/0", "::/0"].map(|network| format!("{kind} all all {network} scram-sha-256"));
+    let lines = std::iter::once("local all all peer".to_owned()).chain(everywhere);
+    Some(Value::Array(lines.map(Value::String).collect()))
 }
 
 fn version_of_distribution(known: &Known<'_>) -> Option<Value> {

@@ -3,7 +3,7 @@
 use super::{
     Connection, Generated, Host, Inventory,
     catalogue::{GROUPS, NEEDED_WITH, VARIABLES},
-    check, extra, fill, merge,
+    certificates, check, extra, fill, merge,
     merge::Draft,
     settings,
     source::{self, Definition, Origin, VarsFile, vars_folder},
@@ -21,7 +21,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use std::{path::Path, sync::Arc};
 
-/// What becomes of passwords that nobody set.
+/// What becomes of passwords that nobody set, and of certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passwords {
     /// Generated and written to the secrets file.
@@ -63,7 +63,7 @@ pub(super) fn load(
     stop_at_errors(&mut wrong)?;
 
     let mut store = Store::beside(path, keys)?;
-    let generated = add_passwords(&mut store, &mut drafts, &groups, passwords, &mut wrong)?;
+    let generated = add_passwords(&mut store, &mut drafts, &groups, &mut wrong)?;
     let mut global = Map::new();
     global.insert("groups".to_owned(), serde_json::json!(groups));
     let mut templates = Templates::new(Vec::new())?;
@@ -94,14 +94,35 @@ pub(super) fn load(
         &mut wrong,
     );
     sort(&mut wrong);
-    let warnings = wrong.into_warnings()?;
+    let mut warnings = wrong.into_warnings()?;
 
     let cluster = settings::cluster(&hosts)?;
     global.extend(settings::global(&hosts, &groups));
+    let authority = certificates::give(&mut store, &cluster, &mut hosts)?;
+    if passwords == Passwords::Keep && !store.unsaved().is_empty() {
+        store.save()?;
+        if !store.is_sealed() {
+            let message = format!("new secrets are in `{}`, which is not sealed", store.path().display());
+            warnings
+                .push(Diagnostic::warning(message).help("`pgfleet secrets init` seals it with a passphrase"));
+        }
+    }
     let extra = extra.iter().map(|definition| (definition.name.clone(), definition.value.clone())).collect();
     let former = store.previous().values().cloned().collect();
     let path = path.to_owned();
-    Ok(Inventory { path, cluster, hosts, groups, warnings, generated, extra, global, drafts, former })
+    Ok(Inventory {
+        path,
+        cluster,
+        hosts,
+        groups,
+        warnings,
+        generated,
+        authority,
+        extra,
+        global,
+        drafts,
+        former,
+    })
 }
 
 /// What every host is given besides its variables.
@@ -194,7 +215,6 @@ fn add_passwords(
     store: &mut Store<'_>,
     drafts: &mut IndexMap<HostName, Draft>,
     groups: &IndexMap<String, Vec<HostName>>,
-    passwords: Passwords,
     wrong: &mut Diagnostics,
 ) -> Result<Vec<Generated>, Diagnostics> {
     let used = |group: &&str| groups.get(*group).is_some_and(|hosts| !hosts.is_empty());
@@ -217,14 +237,6 @@ fn add_passwords(
         }
         let secret = store.get_or_generate(variable.name, most);
         values.insert(variable.name.to_owned(), Value::String(secret.expose().to_owned()));
-    }
-    if passwords == Passwords::Keep && !store.unsaved().is_empty() {
-        store.save()?;
-        if !store.is_sealed() {
-            let message = format!("new passwords are in `{}`, which is not sealed", store.path().display());
-            wrong
-                .push(Diagnostic::warning(message).help("`pgfleet secrets init` seals it with a passphrase"));
-        }
     }
     if !store.previous().is_empty() {
         let names: Vec<String> = store.previous().keys().map(|name| format!("`{name}`")).collect();

@@ -5,6 +5,7 @@
 //! has a row for each variable.
 
 pub mod catalogue;
+mod certificates;
 mod check;
 mod connection;
 mod extra;
@@ -23,6 +24,7 @@ mod tests;
 mod tree;
 pub mod variable;
 
+pub use certificates::{Certificate, Rotation, rotate};
 pub use connection::Connection;
 pub use generated::{Generated, vet_secret};
 pub use settings::{Credentials, Dcs, Ports, Vip};
@@ -31,6 +33,7 @@ pub use sketch::{Machine, Sketch};
 use crate::{
     diagnostic::{Diagnostic, Diagnostics},
     model::{HostName, Scope, Secret},
+    pki::Authority,
     secret::Keyring,
     template::Templates,
 };
@@ -50,6 +53,8 @@ pub struct Inventory {
     pub warnings: Vec<Diagnostic>,
     /// The secrets that the cluster needs and that are generated where nobody sets them.
     pub generated: Vec<Generated>,
+    /// Who signs the certificates of its services; `None`: they have no TLS.
+    authority: Option<Authority>,
     extra: Map<String, Value>,
     global: Map<String, Value>,
     drafts: IndexMap<HostName, merge::Draft>,
@@ -151,6 +156,8 @@ impl Inventory {
         let filled = fill::fill(draft, &self.groups, &base, facts, &templates, &mut wrong);
         wrong.into_warnings()?;
         let mut vars = filled.vars;
+        let certificates = certificates::VARIABLES.into_iter();
+        vars.extend(certificates.filter_map(|name| Some((name.to_owned(), host.vars.get(name)?.clone()))));
         // Facts and `inventory_hostname`, for playbooks and templates.
         vars.extend(base);
         Ok(vars)

@@ -43,6 +43,8 @@ const GIVEN: &str = "
 | `group_names` | the host's groups |
 | `groups` | every group with the names of its hosts; the groups above are there even when they are empty |
 | `hostvars` | the variables of every host, by its name |
+| `scheme` | `https` where `tls` is on, else `http` |
+| `tls_files` | by role (`etcd`, `postgres`), the argument `tls` of tasks that ask a service |
 | `etcd_members` | a list of `{name, address, client_port, peer_port}` |
 | `zookeeper_members` | a list of `{name, address, id, client_port, peer_port, election_port}` |
 | `postgres_members` | a list of `{name, address, port, api_port}` |

@@ -3,6 +3,7 @@
 use super::{
     Host, Inventory,
     catalogue::{self, VARIABLES},
+    certificates,
     variable::{Kind, Reach},
 };
 use crate::{
@@ -171,6 +172,9 @@ pub(super) fn global(
             }
         }
     }
+    let has_tls = global.get("tls") == Some(&Value::Bool(true));
+    global.insert("scheme".to_owned(), if has_tls { "https" } else { "http" }.into());
+    global.insert("tls_files".to_owned(), certificates::files(has_tls));
     for (group, _) in catalogue::GROUPS {
         let members = groups.get(group).into_iter().flatten().filter_map(|name| hosts.get(name));
         let members = members.enumerate().map(|(index, host)| member(group, index, host)).collect();

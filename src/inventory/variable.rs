@@ -36,6 +36,7 @@ pub enum Section {
     Postgres,
     Roles,
     Failover,
+    Tls,
     Etcd,
     ZooKeeper,
     HaProxy,
@@ -46,12 +47,13 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: [Section; 12] = [
+    pub const ALL: [Section; 13] = [
         Section::Connection,
         Section::Cluster,
         Section::Postgres,
         Section::Roles,
         Section::Failover,
+        Section::Tls,
         Section::Etcd,
         Section::ZooKeeper,
         Section::HaProxy,
@@ -68,6 +70,7 @@ impl Section {
             Section::Postgres => "PostgreSQL",
             Section::Roles => "Roles and passwords",
             Section::Failover => "Failover and replication",
+            Section::Tls => "TLS and certificates",
             Section::Etcd => "etcd",
             Section::ZooKeeper => "ZooKeeper",
             Section::HaProxy => "HAProxy",

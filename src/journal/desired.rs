@@ -82,9 +82,9 @@ impl Snapshot {
             false => Secrets::None,
             true => {
                 let text = read(folder, &file)?;
-                match holds_any(&text, &secrets) {
-                    true => Secrets::Apart { digest: Digest::of(text.as_bytes()), file },
-                    false => {
+                match secret::is_sealed(&text) {
+                    false => Secrets::Apart { digest: Digest::of(text.as_bytes()), file },
+                    true => {
                         files.insert(file, text);
                         Secrets::Sealed
                     }

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     cluster::{Access, DcsKind, Do, If, Kv, KvError, Topology},
+    diagnostic::Diagnostic,
     engine::Report,
     inventory::Inventory,
     model::{Digest, Scope},
@@ -156,9 +157,16 @@ impl Journal {
             unlocked: None,
             warnings: Vec::new(),
         };
-        let Some(kv) = store(inventory, options).await else {
-            journal.unlocked = Some(Unlocked::ZooKeeper);
-            return Ok(journal);
+        let kv = match store(inventory, options).await {
+            Ok(Some(kv)) => kv,
+            Ok(None) => {
+                journal.unlocked = Some(Unlocked::ZooKeeper);
+                return Ok(journal);
+            }
+            Err(wrong) => {
+                journal.unlocked = Some(Unlocked::Away(wrong.to_string()));
+                return Ok(journal);
+            }
         };
         let kv = Arc::new(kv);
         journal.kv = Some(Arc::clone(&kv));
@@ -346,15 +354,16 @@ impl Journal {
 }
 
 /// The cluster's etcd, by way of its hosts; none where the cluster has ZooKeeper.
-pub async fn store(inventory: &Inventory, options: &Options) -> Option<Kv> {
+pub async fn store(inventory: &Inventory, options: &Options) -> Result<Option<Kv>, Diagnostic> {
     let topology = Topology::of(inventory);
     if topology.dcs != DcsKind::Etcd {
-        return None;
+        return Ok(None);
     }
+    let tls = inventory.tls_client()?;
     let options = Options { connect_timeout: CONNECT_PATIENCE, ..options.clone() };
     let hosts = topology.dcs_hosts.iter().filter_map(|host| inventory.hosts.get(&host.name));
     let targets: Vec<Target> = hosts.map(|host| Target::of(host, &options)).collect();
     let forks = targets.len();
-    let access = Access::open(targets, &options, forks).await;
-    Some(Kv::new(Arc::new(access), topology.dcs_hosts))
+    let access = Access::open(targets, &options, forks).await.with_tls(tls);
+    Ok(Some(Kv::new(Arc::new(access), topology.dcs_hosts)))
 }

@@ -1,11 +1,13 @@
-//! A small HTTP/1.1 client for what runs on the target itself or answers without TLS: one request, one
-//! connection, one deadline. Larger or encrypted downloads are `fetch`'s.
+//! A small HTTP/1.1 client for the cluster's own services: one request, one connection, one deadline. Larger
+//! downloads, and those from elsewhere over TLS, are `fetch`'s.
 
+use crate::tls::{self, Check, Client, ClientOptions, Identity, Pem};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Uri, header};
 use hyper_util::rt::TokioIo;
-use std::time::Duration;
+use serde::{Deserialize, Serialize};
+use std::{path::PathBuf, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
 const BODY_MAX_BYTES: usize = 512 << 20;
@@ -35,6 +37,43 @@ pub(crate) struct Call {
     body: Bytes,
     authorization: Option<String>,
     limit: Duration,
+    tls: Tls,
+}
+
+/// Files on the target with which `https://` is spoken, by the names that Ansible's `uri` has for them: the
+/// argument `tls` of resources that ask a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The authority to trust.
+    #[serde(default)]
+    pub ca_path: Option<PathBuf>,
+    #[serde(default)]
+    pub client_cert: Option<PathBuf>,
+    #[serde(default)]
+    pub client_key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Where the files of a role are on a host that pgfleet has given certificates.
+    pub fn of_role(role: &str) -> Tls {
+        let file = |name: String| Some(PathBuf::from("/etc/pgfleet/tls").join(name));
+        Tls {
+            ca_path: file("ca.crt".to_owned()),
+            client_cert: file(format!("{role}.crt")),
+            client_key: file(format!("{role}.key")),
+        }
+    }
+
+    fn client(&self) -> Result<Client, tls::Error> {
+        let file = |path: &Option<PathBuf>| path.clone().map(Pem::File);
+        let identity = file(&self.client_cert).zip(file(&self.client_key));
+        Client::new(ClientOptions {
+            authority: file(&self.ca_path),
+            identity: identity.map(|(certificate, key)| Identity { certificate, key }),
+            check: Check::Name,
+        })
+    }
 }
 
 impl Call {
@@ -45,7 +84,13 @@ impl Call {
             body: Bytes::new(),
             authorization: None,
             limit: Duration::from_secs(2),
+            tls: Tls::default(),
         }
+    }
+
+    pub fn tls(mut self, tls: &Tls) -> Self {
+        self.tls = tls.clone();
+        self
     }
 
     pub fn send(method: Method, url: &str, body: impl Into<Bytes>) -> Self {
@@ -78,12 +123,16 @@ impl Call {
 
     async fn talk(self) -> Result<Response, String> {
         let uri: Uri = self.url.parse().map_err(|_| "not a URL".to_owned())?;
-        if uri.scheme_str() != Some("http") {
-            return Err("expected http://".to_owned());
-        }
+        let client = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => Some(self.tls.client().map_err(|error| error.to_string())?),
+            _ => return Err("expected http:// or https://".to_owned()),
+        };
         let host = uri.host().ok_or("a URL without a host")?;
-        let address = (host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80));
-        let stream = TcpStream::connect(address).await.map_err(|error| plain(&error))?;
+        let port = uri.port_u16().unwrap_or(if client.is_some() { 443 } else { 80 });
+        let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await;
+        let stream = stream.map_err(|error| plain(&error))?;
+        let stream = tls::over(client.as_ref(), host, stream).await.map_err(|error| plain(&error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         let target = uri.path_and_query().map_or("/", |path| path.as_str());

@@ -28,5 +28,6 @@ mod tests;
 mod wait;
 
 pub use arguments::Permissions;
+pub use http::Tls;
 pub use resource::{Module, module, modules, parse};
 pub use server::{run, serve};

@@ -4,7 +4,7 @@
 use crate::{
     remote::{
         host::Host,
-        http::Call,
+        http::{Call, Tls},
         listeners::{self, Listener},
     },
     yaml::Document,
@@ -60,6 +60,9 @@ pub struct Store {
     pub url: String,
     /// The folder with a slash at its end.
     pub folder: String,
+    /// Files on the host with which etcd is spoken to, where it speaks TLS.
+    #[serde(default)]
+    pub tls: Tls,
 }
 
 /// What is there.
@@ -252,7 +255,8 @@ async fn ask_store(store: &Store) -> Option<StoreFolder> {
     *end.last_mut()? += 1;
     let range = json!({"key": STANDARD.encode(&store.folder), "range_end": STANDARD.encode(end)});
     let url = format!("{}/v3/kv/range", store.url);
-    let answer = Call::send(Method::POST, &url, range.to_string()).run().await.ok()?;
+    let call = Call::send(Method::POST, &url, range.to_string()).tls(&store.tls);
+    let answer = call.run().await.ok()?;
     let answer: Value = serde_json::from_slice(&answer.body).ok().filter(|_| answer.status == 200)?;
     let initialize = STANDARD.encode(format!("{}initialize", store.folder));
     let keys = answer["kvs"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -12,6 +12,7 @@ mod vault;
 pub use editor::edit;
 pub use keyring::{Ask, Keyring, Question, from_file, ways};
 pub use store::Store;
+pub use vault::is_sealed;
 
 use crate::model::Secret;
 use rand::RngExt;

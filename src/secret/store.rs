@@ -35,7 +35,7 @@ pub struct Store<'k> {
     form: Form,
     /// What the file was when it was read; none where there was none.
     read: Option<Digest>,
-    /// Names that were generated since.
+    /// Names that were given a value or lost it since.
     fresh: Vec<String>,
 }
 
@@ -129,14 +129,26 @@ impl<'k> Store<'k> {
             return secret.clone();
         }
         let secret = super::generate(most);
-        self.values.insert(name.to_owned(), secret.clone());
-        self.fresh.push(name.to_owned());
+        self.put(name, secret.clone());
         secret
     }
 
-    /// Names that were generated and are not in the file yet.
+    /// Names that were given a value or lost it, which the file does not have yet.
     pub fn unsaved(&self) -> &[String] {
         &self.fresh
+    }
+
+    /// Keeps a secret in place of what had the name before.
+    pub fn put(&mut self, name: &str, secret: Secret) {
+        self.values.insert(name.to_owned(), secret);
+        self.fresh.push(name.to_owned());
+    }
+
+    /// Keeps it no longer. What it was is given back.
+    pub fn remove(&mut self, name: &str) -> Option<Secret> {
+        let before = self.values.shift_remove(name)?;
+        self.fresh.push(name.to_owned());
+        Some(before)
     }
 
     /// What secrets were before a rotation that has not ended.
@@ -374,6 +386,25 @@ mod tests {
         second.get_or_generate("rewind_password", 32);
         first.save().unwrap();
         assert!(second.save().is_err());
+    }
+
+    #[test]
+    fn what_is_replaced_must_be_what_was_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = folder.path().join("demo.yml");
+        let keys = Keyring::default();
+        let store = || Store::beside(&inventory, &keys).unwrap();
+        let mut made = store();
+        made.put("tls_authority_key", Secret::new("old\nlines\n"));
+        made.save().unwrap();
+        let (mut first, mut second, mut third) = (store(), store(), store());
+        first.put("tls_authority_key", Secret::new("new\nlines\n"));
+        first.save().unwrap();
+        second.put("tls_authority_key", Secret::new("newer"));
+        assert!(second.save().is_err());
+        assert_eq!(third.remove("tls_authority_key"), Some(Secret::new("old\nlines\n")));
+        assert!(third.save().is_err());
+        assert_eq!(store().get("tls_authority_key"), Some(&Secret::new("new\nlines\n")));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use regex::Regex;
 use std::sync::LazyLock;
 
 /// What keys end with whose values must never be shown.
-const SECRET_ENDINGS: [&str; 6] = ["password", "passwd", "passphrase", "secret", "_pass", "token"];
+const SECRET_ENDINGS: [&str; 7] =
+    ["password", "passwd", "passphrase", "secret", "_pass", "token", "private_key"];
 
 /// Whether a key's value must never be shown.
 pub fn is_secret_key(key: &str) -> bool {

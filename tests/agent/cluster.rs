@@ -1,6 +1,7 @@
 //! A cluster on this machine: etcd, agents and their PostgreSQL, each on free loopback ports, the agents
 //! as user `postgres`, each behind a wire to etcd that can be cut.
 
+use super::security::Security;
 use serde_json::Value;
 use std::{
     fs,
@@ -85,14 +86,17 @@ pub struct Node {
     pub port: u16,
     pub api: u16,
     wire: Wire,
+    security: Option<Arc<Security>>,
     pub agent: Option<Child>,
 }
 
 pub struct Cluster {
     pub nodes: Vec<Node>,
+    /// What everybody speaks TLS with, in a cluster that does.
+    pub security: Option<Arc<Security>>,
+    pub etcd_port: u16,
     folder: tempfile::TempDir,
     etcd: Child,
-    etcd_port: u16,
     executable: PathBuf,
     bin_dir: PathBuf,
 }
@@ -123,15 +127,48 @@ impl Cluster {
         cluster
     }
 
-    /// The same without the agents.
+    /// A cluster in which everybody speaks TLS alone.
+    pub fn encrypted(count: usize) -> Self {
+        let mut cluster = Self::made(count, "", Some(Arc::new(Security::new())));
+        for index in 0..count {
+            cluster.start_agent(index);
+        }
+        cluster
+    }
+
+    /// A cluster without its agents.
     pub fn prepare(count: usize, dcs: &str) -> Self {
+        Self::made(count, dcs, None)
+    }
+
+    /// Gives a node a certificate that was made just now.
+    pub fn write_certificate(&self, index: usize) {
+        if let Some(security) = &self.security {
+            security.write(&self.nodes[index].folder, &self.nodes[index].name, &user());
+        }
+    }
+
+    fn made(count: usize, dcs: &str, security: Option<Arc<Security>>) -> Self {
         assert!(nix::unistd::Uid::effective().is_root(), "needs root, to run the agents as user postgres");
         let folder = tempfile::Builder::new().prefix("pgfleet-agent").tempdir().expect("a folder");
         let user = user();
         nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid)).expect("root may");
         let [client, peer] = free_ports::<2>();
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let etcd = Command::new("etcd")
+        let scheme = if security.is_some() { "https" } else { "http" };
+        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
+        let mut etcd = Command::new("etcd");
+        if let Some(security) = &security {
+            let root = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).expect("readable users");
+            security.write(folder.path(), "etcd", &root.expect("the own user"));
+            for (flag, file) in
+                [("cert-file", "own.crt"), ("key-file", "own.key"), ("trusted-ca-file", "ca.crt")]
+            {
+                let file = folder.path().join(file).display().to_string();
+                etcd.args([format!("--{flag}={file}"), format!("--peer-{flag}={file}")]);
+            }
+            etcd.args(["--client-cert-auth", "--peer-client-cert-auth"]);
+        }
+        let etcd = etcd
             .arg("--data-dir")
             .arg(folder.path().join("etcd"))
             .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
@@ -144,8 +181,15 @@ impl Cluster {
         // The agents' user can read this one, wherever the build lies.
         let executable = folder.path().join("pgfleet");
         fs::copy(env!("CARGO_BIN_EXE_pgfleet"), &executable).expect("a copy of the executable");
-        let mut cluster =
-            Self { nodes: Vec::new(), etcd, etcd_port: client, executable, bin_dir: bin_dir(), folder };
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            security,
+            etcd_port: client,
+            etcd,
+            executable,
+            bin_dir: bin_dir(),
+            folder,
+        };
         for index in 1..=count {
             cluster.add_node(index, client, dcs);
         }
@@ -160,12 +204,27 @@ impl Cluster {
         nix::unistd::chown(&folder, Some(user.uid), Some(user.gid)).expect("root may");
         let [port, api] = free_ports::<2>();
         let wire = Wire::to(etcd);
+        let security = self.security.clone();
+        let [mut to_etcd, mut api_files, mut ssl, mut parameters] = [const { String::new() }; 4];
+        let (mut kind, mut proof) = ("host", "");
+        if let Some(security) = &security {
+            security.write(&folder, &name, &user);
+            let [ca, certificate, key] =
+                ["ca.crt", "own.crt", "own.key"].map(|file| folder.join(file).display().to_string());
+            to_etcd = format!(", protocol: https, cacert: {ca}, cert: {certificate}, key: {key}");
+            api_files =
+                format!(", certfile: {certificate}, keyfile: {key}, cafile: {ca}, verify_client: optional");
+            ssl = format!(", sslmode: verify-full, sslrootcert: {ca}, sslcert: {certificate}, sslkey: {key}");
+            parameters =
+                format!(", ssl: 'on', ssl_ca_file: {ca}, ssl_cert_file: {certificate}, ssl_key_file: {key}");
+            (kind, proof) = ("hostssl", " clientcert=verify-ca");
+        }
         let config = format!(
             r#"
 scope: agents
 name: {name}
-etcd3: {{hosts: "127.0.0.1:{etcd}"}}
-restapi: {{listen: "127.0.0.1:{api}", connect_address: "127.0.0.1:{api}"}}
+etcd3: {{hosts: "127.0.0.1:{etcd}"{to_etcd}}}
+restapi: {{listen: "127.0.0.1:{api}", connect_address: "127.0.0.1:{api}"{api_files}}}
 bootstrap:
   dcs:
     ttl: 5
@@ -178,26 +237,27 @@ bootstrap:
   initdb: [{{encoding: UTF8}}, data-checksums]
   pg_hba:
     - local all all trust
-    - host all all 127.0.0.1/32 scram-sha-256
-    - host replication replicator 127.0.0.1/32 scram-sha-256
+    - {kind} replication replicator 127.0.0.1/32 scram-sha-256{proof}
+    - {kind} all rewinder 127.0.0.1/32 scram-sha-256{proof}
+    - {kind} all all 127.0.0.1/32 scram-sha-256
 postgresql:
   listen: "127.0.0.1:{port}"
   connect_address: "127.0.0.1:{port}"
   data_dir: {folder}/data
   bin_dir: {bin}
   pgpass: {folder}/pgpass
-  parameters: {{unix_socket_directories: {folder}, shared_buffers: 16MB}}
+  parameters: {{unix_socket_directories: {folder}, shared_buffers: 16MB{parameters}}}
   authentication:
-    superuser: {{username: postgres, password: super}}
-    replication: {{username: replicator, password: replicator}}
-    rewind: {{username: rewinder, password: rewinder}}
+    superuser: {{username: postgres, password: super{ssl}}}
+    replication: {{username: replicator, password: replicator{ssl}}}
+    rewind: {{username: rewinder, password: rewinder{ssl}}}
 "#,
             etcd = wire.port,
             folder = folder.display(),
             bin = self.bin_dir.display(),
         );
         fs::write(folder.join("config.yml"), config).expect("a file");
-        self.nodes.push(Node { name, folder, port, api, wire, agent: None });
+        self.nodes.push(Node { name, folder, port, api, wire, security, agent: None });
     }
 
     /// A command of this executable, as user `postgres`.
@@ -278,13 +338,12 @@ impl Node {
     }
 
     pub fn request(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.api)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(40))).ok()?;
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
-        stream.write_all(head.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
+        let answer = match &self.security {
+            Some(security) => security.request(self.api, head.as_bytes(), true)?,
+            None => plainly(self.api, head.as_bytes())?,
+        };
         let (head, body) = answer.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
         Some((status, serde_json::from_str(body).unwrap_or_else(|_| body.into())))
@@ -334,6 +393,15 @@ impl Node {
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
+}
+
+fn plainly(port: u16, request: &[u8]) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(40))).ok()?;
+    stream.write_all(request).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
 }
 
 /// Runs SQL through the Unix socket in `folder`; `None` when the server refuses.

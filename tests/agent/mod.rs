@@ -2,7 +2,9 @@
 //! not happen to it meanwhile.
 
 mod cluster;
+mod encrypted;
 mod operator;
+mod security;
 
 use cluster::{Cluster, eventually};
 use nix::sys::signal::Signal;

@@ -43,7 +43,7 @@ fn streaming_as(lab: &Lab) -> Vec<String> {
 }
 
 fn lets_in(lab: &Lab, host: &str, user: &str, password: &str) -> bool {
-    let login = Login { user: user.to_owned(), password: Some(password.to_owned()) };
+    let login = Login { user: user.to_owned(), password: Some(password.to_owned()), tls: lab.login().tls };
     query(lab.network(), lab.postgres(host), login, "SELECT 1").is_ok()
 }
 

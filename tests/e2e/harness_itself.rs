@@ -22,7 +22,7 @@ fn address(host: &str) -> SocketAddr {
 }
 
 fn login() -> Login {
-    Login { user: "postgres".into(), password: None }
+    Login { user: "postgres".into(), password: None, tls: None }
 }
 
 /// A primary and a standby that nobody looks after.

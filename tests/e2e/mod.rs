@@ -4,6 +4,7 @@
 mod again;
 mod cluster;
 mod credentials;
+mod encrypted;
 mod faults;
 mod harness;
 mod harness_itself;

@@ -15,7 +15,7 @@ use std::{
 const HEALTHY: Duration = Duration::from_secs(180);
 
 /// Writes hosts into the inventory, each beside one that is there, and boots them.
-fn write_in(lab: &Lab, hosts: &[(&str, &str, &str)]) {
+pub(super) fn write_in(lab: &Lab, hosts: &[(&str, &str, &str)]) {
     let mut text = fs::read_to_string(lab.inventory()).unwrap();
     for (beside, name, address) in hosts {
         let line =
@@ -47,7 +47,7 @@ fn boot(lab: &Lab) {
 }
 
 /// Takes hosts out of the inventory.
-fn strike_out(lab: &Lab, hosts: &[&str]) {
+pub(super) fn strike_out(lab: &Lab, hosts: &[&str]) {
     let text = fs::read_to_string(lab.inventory()).unwrap();
     let stays = |line: &&str| !hosts.iter().any(|host| line.trim().starts_with(&format!("{host}:")));
     fs::write(

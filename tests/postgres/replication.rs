@@ -1,7 +1,7 @@
 //! Streaming, promotion, divergence and rewinds.
 
 use pgfleet::{
-    agent::postgres::{Credentials, DataDir, Divergence, Existing, Followed, Process, Role, StopMode},
+    agent::postgres::{Credentials, DataDir, Divergence, Existing, Followed, Process, Role, Ssl, StopMode},
     model::Secret,
 };
 
@@ -140,7 +140,11 @@ as_postgres!(slots_are_made_and_dropped_as_wanted, async |lab| {
 as_postgres!(a_change_of_the_replication_role_reaches_the_walreceiver, async |lab| {
     let primary = lab.primary("primary").await;
     let standby = lab.standby("standby", &primary).await;
-    let role = Credentials { username: "streamer".to_owned(), password: Some(Secret::new("new password")) };
+    let role = Credentials {
+        username: "streamer".to_owned(),
+        password: Some(Secret::new("new password")),
+        ssl: Ssl::default(),
+    };
     for node in [&primary, &standby] {
         let mut settings = (*node.server.settings()).clone();
         settings.replication = role.clone();

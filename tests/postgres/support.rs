@@ -15,7 +15,7 @@ use nix::{
 };
 use pgfleet::{
     agent::postgres::{
-        Credentials, Existing, Facts, Role, Server, Session, Settings, Started, StopMode, Upstream,
+        Credentials, Existing, Facts, Role, Server, Session, Settings, Ssl, Started, StopMode, Upstream,
     },
     model::Secret,
 };
@@ -90,6 +90,7 @@ impl Lab {
         let role = |username: &str| Credentials {
             username: username.to_owned(),
             password: Some(Secret::new(format!("{username}:'s \\password"))),
+            ssl: Ssl::default(),
         };
         let parameters = [
             // Nobody pulls the plug here.

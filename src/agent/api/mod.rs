@@ -4,6 +4,7 @@
 
 mod document;
 mod health;
+mod listen;
 mod metrics;
 mod operation;
 mod route;
@@ -12,9 +13,10 @@ mod server;
 mod tests;
 
 pub use document::status_document;
+pub use listen::bind;
 pub use operation::{Operation, OperatorRequest, Outcome};
 pub use route::{Content, Reply, Request, Routed, route};
-pub use server::{Options, bind, serve};
+pub use server::{Options, serve};
 
 use super::clock::BootTime;
 

@@ -2,13 +2,14 @@
 
 use super::{
     Content, Now, OperatorRequest, Reply, Request, Routed,
+    listen::{Peer, Secured},
     route::{is_unsafe, route},
 };
-use crate::agent::{config::Address, view::View};
+use crate::{agent::view::View, tls};
 use axum::{
     Router,
     body::Body,
-    extract::{Query, State},
+    extract::{ConnectInfo, Query, State},
     http::{self, HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -24,6 +25,8 @@ use tokio::{
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub extra_headers: BTreeMap<String, String>,
+    /// Without it: plain text.
+    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// A configuration document is a few kilobytes.
@@ -33,25 +36,8 @@ struct Server {
     view: watch::Receiver<Arc<View>>,
     requests: mpsc::Sender<OperatorRequest>,
     extra_headers: HeaderMap,
-}
-
-/// Opens the sockets of `listen`: one address, several separated by commas, or `*`.
-pub async fn bind(listen: &Address) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    for host in listen.host.split(',').map(str::trim).filter(|host| !host.is_empty()) {
-        let listener = match host {
-            "*" => match TcpListener::bind(("::", listen.port)).await {
-                Ok(listener) => Ok(listener),
-                // A machine without IPv6.
-                Err(_) => TcpListener::bind(("0.0.0.0", listen.port)).await,
-            },
-            host => TcpListener::bind((host, listen.port)).await,
-        };
-        listeners.push(listener.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot listen on {host}:{}: {error}", listen.port))
-        })?);
-    }
-    Ok(listeners)
+    /// Unsafe requests need a client's certificate; then a password neither helps nor is asked for.
+    certificates: bool,
 }
 
 /// Serves until it is dropped. Health checks are answered from the view; the rest goes to the loop.
@@ -64,12 +50,23 @@ pub async fn serve(
     let extra_headers = options.extra_headers.iter().filter_map(|(name, value)| {
         Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?))
     });
-    let server = Arc::new(Server { view, requests, extra_headers: extra_headers.collect() });
+    let server = Arc::new(Server {
+        view,
+        requests,
+        extra_headers: extra_headers.collect(),
+        certificates: options.tls.as_ref().is_some_and(|tls| tls.asks_clients()),
+    });
     let router = Router::new().fallback(handle).with_state(server);
     let mut serving = JoinSet::new();
     for listener in listeners {
-        let router = router.clone();
-        serving.spawn(async move { axum::serve(listener, router).await });
+        let service = router.clone().into_make_service_with_connect_info::<Peer>();
+        match options.tls.clone() {
+            Some(tls) => {
+                let listener = Secured::new(listener, tls)?;
+                serving.spawn(async move { axum::serve(listener, service).await })
+            }
+            None => serving.spawn(async move { axum::serve(listener, service).await }),
+        };
     }
     while let Some(ended) = serving.join_next().await {
         ended.map_err(io::Error::other)??;
@@ -77,24 +74,23 @@ pub async fn serve(
     Ok(())
 }
 
-async fn handle(State(server): State<Arc<Server>>, request: http::Request<Body>) -> Response {
-    let reply = server.answer(request).await;
+async fn handle(
+    State(server): State<Arc<Server>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: http::Request<Body>,
+) -> Response {
+    let reply = server.answer(peer, request).await;
     server.write(reply)
 }
 
 impl Server {
-    async fn answer(&self, request: http::Request<Body>) -> Reply {
+    async fn answer(&self, peer: Peer, request: http::Request<Body>) -> Reply {
         let (head, body) = request.into_parts();
         let method = head.method.as_str();
-        if is_unsafe(method) && !self.may(&head.headers) {
-            return Reply::text(
-                401,
-                if head.headers.contains_key(header::AUTHORIZATION) {
-                    "not authenticated"
-                } else {
-                    "no auth header received"
-                },
-            );
+        if is_unsafe(method)
+            && let Some(refusal) = self.refuse(peer, &head.headers)
+        {
+            return refusal;
         }
         let has_body = head.headers.contains_key(header::CONTENT_LENGTH)
             || head.headers.contains_key(header::TRANSFER_ENCODING);
@@ -118,6 +114,18 @@ impl Server {
                     Err(_) => Reply::text(503, "the agent could not say how it ended; look at /cluster"),
                 }
             }
+        }
+    }
+
+    /// The answer to somebody who may not change anything.
+    fn refuse(&self, peer: Peer, headers: &HeaderMap) -> Option<Reply> {
+        let has_login = headers.contains_key(header::AUTHORIZATION);
+        match (peer.certified, self.certificates) {
+            (true, _) => None,
+            (false, true) => Some(Reply::text(403, "client certificate required")),
+            (false, false) if self.may(headers) => None,
+            _ if has_login => Some(Reply::text(401, "not authenticated")),
+            _ => Some(Reply::text(401, "no auth header received")),
         }
     }
 

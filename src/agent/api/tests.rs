@@ -486,7 +486,7 @@ async fn served(view: View) -> (u16, watch::Sender<Arc<View>>, mpsc::Receiver<Op
     let (views, view) = watch::channel(Arc::new(view));
     let (requests, received) = mpsc::channel(4);
     let extra_headers = [("x-site".to_owned(), "a".to_owned())].into();
-    tokio::spawn(serve(listeners, view, requests, Options { extra_headers }));
+    tokio::spawn(serve(listeners, view, requests, Options { extra_headers, tls: None }));
     (port, views, received)
 }
 

@@ -123,5 +123,5 @@ impl Config {
 }
 
 fn credentials(role: &Role) -> Credentials {
-    Credentials { username: role.username.clone(), password: role.password.clone() }
+    Credentials { username: role.username.clone(), password: role.password.clone(), ssl: role.ssl.clone() }
 }

@@ -11,20 +11,25 @@ mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use address::Address;
 pub use cache::Cache;
 pub use effective::Effective;
 pub use reload::Change;
 
-use super::dcs::{Endpoint, EtcdOptions, Login};
+use super::{
+    dcs::{Endpoint, EtcdOptions, Login},
+    postgres::Ssl,
+};
 use crate::{
     contract::{DynamicConfig, Tags},
     diagnostic::{Diagnostic, Diagnostics},
     model::{MemberName, Scope, Secret},
+    tls::{Client, ClientOptions, ServerOptions},
 };
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, path::Path, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 /// What one agent was told: its file or directory of files, and its environment.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +43,8 @@ pub struct Config {
     pub bootstrap: Option<Bootstrap>,
     pub postgresql: Postgresql,
     pub restapi: RestApi,
+    /// How the REST APIs of the other members are spoken to where they speak TLS.
+    pub peers: Option<ClientOptions>,
     pub watchdog: Watchdog,
     pub tags: Tags,
     /// The merged settings, to tell what a reload changed.
@@ -65,7 +72,7 @@ pub struct Log {
 /// The store that the cluster agrees through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
-    Etcd { endpoints: Vec<Endpoint>, login: Option<(String, Secret)> },
+    Etcd { endpoints: Vec<Endpoint>, login: Option<(String, Secret)>, tls: Option<ClientOptions> },
 }
 
 /// How a new cluster is made. Without this section the node waits for others to make it.
@@ -115,6 +122,7 @@ pub struct Postgresql {
 pub struct Role {
     pub username: String,
     pub password: Option<Secret>,
+    pub ssl: Ssl,
 }
 
 /// The REST API of this agent.
@@ -126,6 +134,7 @@ pub struct RestApi {
     pub authentication: Option<(String, Secret)>,
     /// Headers that every answer carries.
     pub extra_headers: BTreeMap<String, String>,
+    pub tls: Option<ServerOptions>,
 }
 
 /// The watchdog device of the kernel.
@@ -169,19 +178,21 @@ impl Config {
         format!("postgres://{}/postgres", self.postgresql.connect_address)
     }
 
-    /// `http://HOST:PORT/patroni`, as the member key says it.
+    /// `http://HOST:PORT/patroni`, as the member key says it; `https` where it is.
     pub fn api_url(&self) -> String {
-        format!("http://{}/patroni", self.restapi.connect_address)
+        let scheme = if self.restapi.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/patroni", self.restapi.connect_address)
     }
 
-    /// How to open the store, at the ttl of the dynamic configuration.
-    pub fn etcd_options(&self, dynamic: &DynamicConfig) -> EtcdOptions {
-        let Store::Etcd { endpoints, login } = &self.store;
+    /// How to open the store, with `tls` where it is encrypted, at the ttl of the dynamic configuration.
+    pub fn etcd_options(&self, dynamic: &DynamicConfig, tls: Option<Arc<Client>>) -> EtcdOptions {
+        let Store::Etcd { endpoints, login, .. } = &self.store;
         EtcdOptions {
             endpoints: endpoints.clone(),
             login: login
                 .as_ref()
                 .map(|(username, password)| Login { username: username.clone(), password: password.clone() }),
+            tls,
             request_timeout: EtcdOptions::REQUEST_TIMEOUT,
             namespace: self.namespace.clone(),
             scope: self.scope.clone(),

@@ -30,6 +30,7 @@ pub fn config(sources: &Sources, findings: &mut Diagnostics) -> Option<Config> {
     let bootstrap = reader.bootstrap();
     let postgresql = reader.postgresql();
     let restapi = reader.restapi();
+    let peers = reader.peers();
     let watchdog = reader.watchdog();
     let tags = Tags(reader.map("tags"));
     Some(Config {
@@ -41,23 +42,24 @@ pub fn config(sources: &Sources, findings: &mut Diagnostics) -> Option<Config> {
         bootstrap,
         postgresql: postgresql?,
         restapi: restapi?,
+        peers,
         watchdog,
         tags,
         document: super::Merged(sources.merged().clone()),
     })
 }
 
-struct Reader<'a> {
-    sources: &'a Sources,
+pub(super) struct Reader<'a> {
+    pub(super) sources: &'a Sources,
     findings: &'a mut Diagnostics,
 }
 
 impl Reader<'_> {
-    fn text(&self, path: &str) -> Option<String> {
+    pub(super) fn text(&self, path: &str) -> Option<String> {
         self.sources.get(path).and_then(parameter_text).filter(|text| !text.is_empty())
     }
 
-    fn flag(&self, path: &str) -> Option<bool> {
+    pub(super) fn flag(&self, path: &str) -> Option<bool> {
         let text = self.text(path)?.to_ascii_lowercase();
         Some(["true", "on", "yes", "1"].contains(&text.as_str()))
     }
@@ -66,7 +68,7 @@ impl Reader<'_> {
         self.sources.get(path).and_then(Value::as_object).cloned().unwrap_or_default()
     }
 
-    fn path(&self, path: &str) -> Option<PathBuf> {
+    pub(super) fn path(&self, path: &str) -> Option<PathBuf> {
         self.text(path).map(PathBuf::from)
     }
 
@@ -96,7 +98,7 @@ impl Reader<'_> {
         parameters
     }
 
-    fn wrong(&mut self, path: &str, message: impl Into<String>, expected: &str) {
+    pub(super) fn wrong(&mut self, path: &str, message: impl Into<String>, expected: &str) {
         self.findings.push(self.sources.error(path, message).label(expected));
     }
 
@@ -120,7 +122,7 @@ impl Reader<'_> {
     }
 
     /// One of several words; the first is the default.
-    fn word(&mut self, path: &str, words: &[&str]) -> usize {
+    pub(super) fn word(&mut self, path: &str, words: &[&str]) -> usize {
         let Some(text) = self.text(path) else { return 0 };
         let found = words.iter().position(|word| word.eq_ignore_ascii_case(&text));
         if found.is_none() {
@@ -207,19 +209,16 @@ impl Reader<'_> {
             }
             return None;
         }
-        if self.text(&format!("{section}.protocol")).is_some_and(|protocol| protocol == "https") {
-            self.wrong(&format!("{section}.protocol"), "etcd over TLS is not supported yet", "expected http");
-        }
+        let mut encrypted = self.word(&format!("{section}.protocol"), &["http", "https"]) == 1;
         let (path, written) = self.endpoints_as_written(section);
         let port =
             self.text(&format!("{section}.port")).and_then(|port| port.parse().ok()).unwrap_or(ETCD_PORT);
         let mut endpoints = Vec::new();
         for text in written {
-            let bare = text.trim().trim_start_matches("http://").trim_end_matches('/');
+            let bare = text.trim().trim_end_matches('/');
+            encrypted |= bare.starts_with("https://");
+            let bare = bare.trim_start_matches("http://").trim_start_matches("https://");
             match Address::parse(bare, port) {
-                _ if bare.starts_with("https://") => {
-                    self.wrong(&path, "etcd over TLS is not supported yet", "expected http://");
-                }
                 Some(address) => endpoints.push(Endpoint { host: address.host, port: address.port }),
                 None => self.wrong(&path, format!("`{text}` is not an address"), "expected HOST:PORT"),
             }
@@ -235,7 +234,9 @@ impl Reader<'_> {
         }
         let username = self.text(&format!("{section}.username"));
         let password = self.text(&format!("{section}.password")).unwrap_or_default();
-        Some(Store::Etcd { endpoints, login: username.map(|username| (username, Secret::new(password))) })
+        let tls = if encrypted { Some(self.etcd_tls(section)?) } else { None };
+        let login = username.map(|username| (username, Secret::new(password)));
+        Some(Store::Etcd { endpoints, login, tls })
     }
 
     fn endpoints_as_written(&self, section: &str) -> (String, Vec<String>) {
@@ -320,7 +321,8 @@ impl Reader<'_> {
     fn role(&mut self, which: &str) -> Option<Role> {
         let path = format!("postgresql.authentication.{which}");
         let username = self.text(&format!("{path}.username"))?;
-        Some(Role { username, password: self.text(&format!("{path}.password")).map(Secret::new) })
+        let password = self.text(&format!("{path}.password")).map(Secret::new);
+        Some(Role { username, password, ssl: self.ssl(&path) })
     }
 
     fn postgresql(&mut self) -> Option<Postgresql> {
@@ -350,6 +352,7 @@ impl Reader<'_> {
         let postgres = Role {
             username: "postgres".to_owned(),
             password: self.text("postgresql.authentication.superuser.password").map(Secret::new),
+            ssl: self.ssl("postgresql.authentication.superuser"),
         };
         let timeout = self.sources.get("postgresql.pg_ctl_timeout").and_then(parse_time_secs);
         let parameters = self.parameters("postgresql.parameters");
@@ -398,10 +401,15 @@ impl Reader<'_> {
                 None
             }
         };
-        let extra_headers = self.map("restapi.http_extra_headers");
+        let tls = self.api_tls()?;
+        let mut extra_headers = self.map("restapi.http_extra_headers");
+        if tls.is_some() {
+            extra_headers.extend(self.map("restapi.https_extra_headers"));
+        }
         let extra_headers =
             extra_headers.iter().filter_map(|(name, value)| Some((name.clone(), parameter_text(value)?)));
-        Some(RestApi { listen, connect_address, authentication, extra_headers: extra_headers.collect() })
+        let extra_headers = extra_headers.collect();
+        Some(RestApi { listen, connect_address, authentication, extra_headers, tls })
     }
 
     fn watchdog(&mut self) -> Watchdog {

@@ -37,7 +37,8 @@ use Support::{Ignored, Refused, Used};
 const THREADS: Support = Ignored("this agent has no thread pool");
 const LOGGING: Support = Ignored("the journal dates, keeps and rotates the log");
 const LATER: Support = Ignored("this version does not do that");
-const TLS: Support = Refused("this version does not speak TLS here");
+const KEY_PASSWORD: Support =
+    Refused("keys are read without a password; keep them readable by their owner alone");
 const OTHER_STORE: Support = Refused("this version keeps the cluster in etcd alone");
 
 /// Path, kind, support. Sections follow from the paths.
@@ -78,9 +79,9 @@ pub const KEYS: &[(&str, Kind, Support)] = &[
     ("etcd3.proxy", Text, OTHER_STORE),
     ("etcd3.srv", Text, Refused("endpoints are not looked up in DNS; list them under `hosts`")),
     ("etcd3.srv_suffix", Text, LATER),
-    ("etcd3.cacert", Text, TLS),
-    ("etcd3.cert", Text, TLS),
-    ("etcd3.key", Text, TLS),
+    ("etcd3.cacert", Text, Used),
+    ("etcd3.cert", Text, Used),
+    ("etcd3.key", Text, Used),
     ("etcd.host", Text, Used),
     ("etcd.hosts", TextOrList, Used),
     ("etcd.url", Text, Used),
@@ -89,9 +90,9 @@ pub const KEYS: &[(&str, Kind, Support)] = &[
     ("etcd.password", Text, Used),
     ("etcd.port", Number, Used),
     ("etcd.use_proxies", Flag, Ignored("the endpoints are asked as they are listed")),
-    ("etcd.cacert", Text, TLS),
-    ("etcd.cert", Text, TLS),
-    ("etcd.key", Text, TLS),
+    ("etcd.cacert", Text, Used),
+    ("etcd.cert", Text, Used),
+    ("etcd.key", Text, Used),
     ("zookeeper", Any, OTHER_STORE),
     ("consul", Any, OTHER_STORE),
     ("exhibitor", Any, OTHER_STORE),
@@ -111,10 +112,22 @@ pub const KEYS: &[(&str, Kind, Support)] = &[
     ("postgresql.use_unix_socket_repl", Flag, LATER),
     ("postgresql.authentication.superuser.username", Text, Used),
     ("postgresql.authentication.superuser.password", Text, Used),
+    ("postgresql.authentication.superuser.sslmode", Text, Used),
+    ("postgresql.authentication.superuser.sslrootcert", Text, Used),
+    ("postgresql.authentication.superuser.sslcert", Text, Used),
+    ("postgresql.authentication.superuser.sslkey", Text, Used),
     ("postgresql.authentication.replication.username", Text, Used),
     ("postgresql.authentication.replication.password", Text, Used),
+    ("postgresql.authentication.replication.sslmode", Text, Used),
+    ("postgresql.authentication.replication.sslrootcert", Text, Used),
+    ("postgresql.authentication.replication.sslcert", Text, Used),
+    ("postgresql.authentication.replication.sslkey", Text, Used),
     ("postgresql.authentication.rewind.username", Text, Used),
     ("postgresql.authentication.rewind.password", Text, Used),
+    ("postgresql.authentication.rewind.sslmode", Text, Used),
+    ("postgresql.authentication.rewind.sslrootcert", Text, Used),
+    ("postgresql.authentication.rewind.sslcert", Text, Used),
+    ("postgresql.authentication.rewind.sslkey", Text, Used),
     ("postgresql.callbacks", Map, LATER),
     ("postgresql.create_replica_methods", List, Used),
     ("postgresql.create_replica_method", List, Used),
@@ -150,12 +163,12 @@ pub const KEYS: &[(&str, Kind, Support)] = &[
     ("restapi.connect_address", Text, Used),
     ("restapi.authentication.username", Text, Used),
     ("restapi.authentication.password", Text, Used),
-    ("restapi.certfile", Text, TLS),
-    ("restapi.keyfile", Text, TLS),
-    ("restapi.keyfile_password", Text, TLS),
-    ("restapi.cafile", Text, TLS),
-    ("restapi.ciphers", Text, TLS),
-    ("restapi.verify_client", Text, TLS),
+    ("restapi.certfile", Text, Used),
+    ("restapi.keyfile", Text, Used),
+    ("restapi.keyfile_password", Text, KEY_PASSWORD),
+    ("restapi.cafile", Text, Used),
+    ("restapi.ciphers", Text, Ignored("the ciphers of TLS 1.2 and 1.3 that are safe are used")),
+    ("restapi.verify_client", Text, Used),
     ("restapi.allowlist", TextOrList, Refused("this version has no list of allowed clients; use a firewall")),
     (
         "restapi.allowlist_include_members",
@@ -163,16 +176,16 @@ pub const KEYS: &[(&str, Kind, Support)] = &[
         Refused("this version has no list of allowed clients; use a firewall"),
     ),
     ("restapi.http_extra_headers", Map, Used),
-    ("restapi.https_extra_headers", Map, LATER),
+    ("restapi.https_extra_headers", Map, Used),
     ("restapi.request_queue_size", Number, THREADS),
     ("restapi.thread_pool_size", Number, THREADS),
     ("restapi.server_tokens", Text, Ignored("this agent sends no Server header")),
     ("ctl.authentication.username", Text, Ignored("clients read that")),
     ("ctl.authentication.password", Text, Ignored("clients read that")),
-    ("ctl.insecure", Flag, Ignored("clients read that")),
-    ("ctl.cacert", Text, Ignored("clients read that")),
-    ("ctl.certfile", Text, Ignored("clients read that")),
-    ("ctl.keyfile", Text, Ignored("clients read that")),
+    ("ctl.insecure", Flag, Used),
+    ("ctl.cacert", Text, Used),
+    ("ctl.certfile", Text, Used),
+    ("ctl.keyfile", Text, Used),
     ("ctl.keyfile_password", Text, Ignored("clients read that")),
     ("watchdog.mode", Text, Used),
     ("watchdog.device", Text, Used),
@@ -181,19 +194,9 @@ pub const KEYS: &[(&str, Kind, Support)] = &[
     ("tags", Map, Used),
 ];
 
-/// Connection parameters that libpq takes beside name and password.
-const AUTHENTICATION: &[&str] = &[
-    "sslmode",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslrootcert",
-    "sslcrl",
-    "sslcrldir",
-    "gssencmode",
-    "channel_binding",
-    "sslnegotiation",
-];
+/// Further connection parameters of libpq's, which our own connections would not heed.
+const AUTHENTICATION: &[&str] =
+    &["sslpassword", "sslcrl", "sslcrldir", "gssencmode", "channel_binding", "sslnegotiation"];
 
 /// Checks every key of a file: unknown words and wrong kinds are errors, ignored ones warnings.
 pub fn check(root: Node<'_>, findings: &mut Diagnostics) {
@@ -223,8 +226,7 @@ fn check_section(section: Node<'_>, path: &str, findings: &mut Diagnostics) {
                 format!("`{full}` is ignored: this version runs no methods of its own"),
             ));
         } else if path.starts_with("postgresql.authentication.") && AUTHENTICATION.contains(&key) {
-            let message =
-                format!("`{full}` is not supported yet: this version does not speak TLS to PostgreSQL");
+            let message = format!("`{full}` is not supported: only libpq would heed it");
             findings.push(node.key_error(message).label("not supported"));
         } else {
             let section = if path.is_empty() { "the configuration".to_owned() } else { format!("`{path}`") };
@@ -367,18 +369,18 @@ error: `bootstrap.dcs` is a number, expected a map
 
     #[test]
     fn what_is_not_supported_is_said() {
-        insta::assert_snapshot!(findings("log:\n  dir: /var/log\nrestapi:\n  certfile: /x.pem\nzookeeper:\n  hosts: zoo:2181\n"), @r#"
+        insta::assert_snapshot!(findings("log:\n  dir: /var/log\nrestapi:\n  keyfile_password: x\nzookeeper:\n  hosts: zoo:2181\n"), @r#"
 warning: `log.dir` is ignored: the journal dates, keeps and rotates the log
  --> patroni.yml:2:3
   |
 2 |   dir: /var/log
   |   ^^^ ignored
 
-error: `restapi.certfile` is not supported: this version does not speak TLS here
+error: `restapi.keyfile_password` is not supported: keys are read without a password; keep them readable by their owner alone
  --> patroni.yml:4:3
   |
-4 |   certfile: /x.pem
-  |   ^^^^^^^^ not supported
+4 |   keyfile_password: *
+  |   ^^^^^^^^^^^^^^^^ not supported
 
 error: `zookeeper` is not supported: this version keeps the cluster in etcd alone
  --> patroni.yml:5:1

@@ -81,9 +81,9 @@ fn reads_a_configuration_as_people_have_it() {
     assert_eq!(config.conn_url(), "postgres://10.0.0.2:5432/postgres");
     assert_eq!(config.api_url(), "http://10.0.0.2:8008/patroni");
     assert_eq!(config.watchdog.mode, WatchdogMode::Off);
-    let Store::Etcd { endpoints, login } = &config.store;
+    let Store::Etcd { endpoints, login, tls } = &config.store;
     assert_eq!(endpoints.iter().map(Endpoint::to_string).collect::<Vec<_>>(), ["etcd1:2379", "etcd2:2379"]);
-    assert_eq!(*login, None);
+    assert_eq!((login, tls), (&None, &None));
     let bootstrap = config.bootstrap.as_ref().unwrap();
     assert_eq!(
         bootstrap.initdb,
@@ -120,7 +120,7 @@ fn the_environment_wins() {
     .unwrap();
     assert!(warnings.is_empty());
     assert_eq!(config.name.as_str(), "pg9");
-    let Store::Etcd { endpoints, login } = &config.store;
+    let Store::Etcd { endpoints, login, .. } = &config.store;
     assert_eq!(endpoints[1], Endpoint { host: "b".to_owned(), port: 2 });
     assert_eq!(login.as_ref().unwrap().0, "root");
     assert_eq!(config.postgresql.superuser.password.as_ref().unwrap().expose(), "other");
@@ -213,11 +213,11 @@ error: `name`: `a/b` is not a valid member name: 1 to 63 printable ASCII charact
 3 | name: a/b
   |       ^^^ not a valid name
 
-error: etcd over TLS is not supported yet
- --> /etc/patroni.yml:8:10
+error: `etcd3` is spoken to over TLS, and `etcd3.cacert` is missing
+ --> /etc/patroni.yml:8:3
   |
 8 |   hosts: https://etcd1:2379
-  |          ^^^^^^^^^^^^^^^^^^ expected http://
+  |   ^^^^^ expected `cacert`, the authority that signed etcd's certificates
 
 error: `postgresql.connect_address` does not name one address
   --> /etc/patroni.yml:29:20
@@ -233,6 +233,47 @@ error: `watchdog.mode` is `requird`
    |
    = help: did you mean `required`?
 "#);
+}
+
+#[test]
+fn tls_is_said_in_patronis_words() {
+    use crate::{
+        agent::postgres::SslMode,
+        tls::{Check, Clients, Identity, Pem},
+    };
+    let text = SEED_B
+        .replace(
+            "restapi:\n",
+            "restapi:\n  certfile: /own.pem\n  cafile: /ca.pem\n  verify_client: optional\n",
+        )
+        .replace("etcd3:\n", "etcd3:\n  protocol: https\n  cacert: /ca.pem\n  cert: /c.pem\n  key: /k.pem\n")
+        .replace("password: rep-pass", "password: rep-pass, sslmode: verify-full, sslrootcert: /ca.pem");
+    let config = load(&text);
+    let file = |path: &str| Pem::File(path.into());
+    assert_eq!(config.api_url(), "https://10.0.0.2:8008/patroni");
+    let tls = config.restapi.tls.as_ref().expect("TLS");
+    assert_eq!(tls.identity, Identity { certificate: file("/own.pem"), key: file("/own.pem") });
+    assert_eq!(tls.clients, Clients::Optional(file("/ca.pem")));
+    let Store::Etcd { tls, .. } = &config.store;
+    let tls = tls.as_ref().expect("TLS");
+    assert_eq!((tls.authority.clone(), tls.check), (Some(file("/ca.pem")), Check::Name));
+    // What `ctl` does not say of how members ask each other, `restapi` does.
+    let peers = config.peers.as_ref().expect("a way to ask");
+    assert_eq!((&peers.authority, peers.check), (&Some(file("/ca.pem")), Check::Name));
+    let modes = [&config.postgresql.replication, &config.postgresql.superuser].map(|role| role.ssl.mode);
+    assert_eq!(modes, [SslMode::VerifyFull, SslMode::Prefer]);
+
+    for (wrong, said) in [
+        ("certfile: /own.pem\n  verify_client: required", "whose certificates count"),
+        ("verify_client: optional", "`restapi.certfile` is missing"),
+    ] {
+        let text = SEED_B.replace("restapi:\n", &format!("restapi:\n  {wrong}\n"));
+        assert!(complaint(&text).contains(said), "{}", complaint(&text));
+    }
+    let unchecked = SEED_B.replace("password: rep-pass", "password: rep-pass, sslmode: verify-ca");
+    assert!(complaint(&unchecked).contains("needs to know whom to trust"), "{}", complaint(&unchecked));
+    let unknown = SEED_B.replace("password: rep-pass", "password: rep-pass, sslmode: verify");
+    assert!(complaint(&unknown).contains("expected disable, allow"), "{}", complaint(&unknown));
 }
 
 #[test]

@@ -105,18 +105,10 @@ impl Server {
 }
 
 fn conninfo(upstream: &Upstream, settings: &super::Settings) -> String {
-    follow::pairs(&[
-        ("host", &upstream.host),
-        ("port", &upstream.port.to_string()),
-        ("user", &settings.replication.username),
-        ("passfile", &settings.pgpass.to_string_lossy()),
-        ("application_name", settings.name.as_str()),
-        ("connect_timeout", "5"),
-        ("keepalives_idle", "5"),
-        ("keepalives_interval", "2"),
-        ("keepalives_count", "3"),
-        ("tcp_user_timeout", "10000"),
-    ])
+    let mut words = follow::address(upstream, &settings.replication, settings);
+    words.push(("connect_timeout", "5".to_owned()));
+    words.extend(follow::noticing());
+    follow::pairs(&words)
 }
 
 /// `  1234/56789 kB (2%), 0/1 tablespace`

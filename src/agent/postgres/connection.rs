@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{Error, Server, Settings, error::reason};
+use super::{Error, Server, Settings, Ssl, error::reason};
 
 /// The monitoring connection; empty until the first call, and after a failure.
 #[derive(Default)]
@@ -97,12 +97,12 @@ impl Server {
         }
         let mut failures = Vec::new();
         for (by_tcp, at) in &ways {
-            match connect(settings, at).await {
+            match connect(settings, at, *by_tcp).await {
                 Ok(client) => {
                     self.monitor.by_tcp.store(*by_tcp, Ordering::Relaxed);
                     return Ok(client);
                 }
-                Err(error) => failures.push(reason(&error)),
+                Err(why) => failures.push(why),
             }
         }
         let at = ways.iter().map(|(_, at)| format!("{at}:{}", settings.port)).collect::<Vec<_>>().join(", ");
@@ -110,7 +110,7 @@ impl Server {
     }
 }
 
-async fn connect(settings: &Settings, at: &str) -> Result<Client, tokio_postgres::Error> {
+async fn connect(settings: &Settings, at: &str, by_tcp: bool) -> Result<Client, String> {
     // Nothing that the agent does is worth a line in a log of statements, least of all its roles; and
     // messages that are compared have to be in one language.
     let options = format!(
@@ -130,7 +130,32 @@ async fn connect(settings: &Settings, at: &str) -> Result<Client, tokio_postgres
     if let Some(password) = &settings.superuser.password {
         config.password(password.expose());
     }
-    let (client, connection) = config.connect(NoTls).await?;
+    if by_tcp {
+        return connect_tcp(&config, (at, settings.port), &settings.superuser.ssl).await;
+    }
+    let (client, connection) = config.connect(NoTls).await.map_err(|error| reason(&error))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Connects to a server at an address, encrypted as `ssl` says. The error is in the server's own words.
+pub(super) async fn connect_tcp(
+    config: &Config,
+    (host, port): (&str, u16),
+    ssl: &Ssl,
+) -> Result<Client, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let connecting = TcpStream::connect((host, port));
+    let stream = match config.get_connect_timeout() {
+        Some(limit) => {
+            timeout(*limit, connecting).await.map_err(|_| format!("no answer within {limit:?}"))?
+        }
+        None => connecting.await,
+    };
+    let stream = stream.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    let wire = ssl.over(host, stream).await.map_err(failed)?;
+    let (client, connection) = config.connect_raw(wire, NoTls).await.map_err(|error| reason(&error))?;
     tokio::spawn(connection);
     Ok(client)
 }

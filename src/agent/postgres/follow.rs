@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{Error, Server, Settings, Upstream, connection};
+use super::{Credentials, Error, Server, Settings, Upstream, connection};
 
 /// What following another server took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,23 +60,39 @@ impl Server {
 
 /// `primary_conninfo` for `upstream`. The password is in the password file.
 pub(super) fn conninfo(upstream: &Upstream, settings: &Settings) -> String {
-    let port = upstream.port.to_string();
-    let passfile = settings.pgpass.to_string_lossy();
-    // A dead upstream host is noticed by the receiver itself after `wal_receiver_timeout` alone; these
-    // notice it sooner.
-    pairs(&[
-        ("host", &upstream.host),
-        ("port", &port),
-        ("user", &settings.replication.username),
-        ("passfile", &passfile),
-        ("application_name", settings.name.as_str()),
-        ("connect_timeout", "3"),
+    let mut words = address(upstream, &settings.replication, settings);
+    words.push(("connect_timeout", "3".to_owned()));
+    words.extend(noticing());
+    pairs(&words)
+}
+
+/// Where to, as whom, and how encrypted.
+pub(super) fn address(
+    upstream: &Upstream,
+    role: &Credentials,
+    settings: &Settings,
+) -> Vec<(&'static str, String)> {
+    let mut words = vec![
+        ("host", upstream.host.clone()),
+        ("port", upstream.port.to_string()),
+        ("user", role.username.clone()),
+        ("passfile", settings.pgpass.to_string_lossy().into_owned()),
+        ("application_name", settings.name.to_string()),
+    ];
+    words.extend(role.ssl.words());
+    words
+}
+
+/// A dead upstream host is noticed by the receiver itself after `wal_receiver_timeout` alone; these notice it
+/// sooner.
+pub(super) fn noticing() -> [(&'static str, String); 4] {
+    [
         ("keepalives_idle", "5"),
         ("keepalives_interval", "2"),
         ("keepalives_count", "3"),
         ("tcp_user_timeout", "10000"),
-        ("sslmode", "prefer"),
-    ])
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
 }
 
 /// Where a connection string leads; `None` when it has no host or no readable port.
@@ -108,7 +124,7 @@ pub(super) fn host_and_port(conninfo: &str) -> Option<(String, u16)> {
 }
 
 /// A connection string: every value quoted.
-pub(super) fn pairs(pairs: &[(&str, &str)]) -> String {
+pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
     let quoted = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
     pairs.iter().map(|(name, value)| format!("{name}='{}'", quoted(value))).collect::<Vec<_>>().join(" ")
 }

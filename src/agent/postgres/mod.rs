@@ -29,6 +29,7 @@ mod rewind;
 mod server;
 mod settings;
 mod slots;
+mod ssl;
 mod tools;
 mod walsender;
 
@@ -46,3 +47,4 @@ pub use process::Postmaster;
 pub use server::{Role, Server, Started};
 pub use settings::{Credentials, Settings, Upstream};
 pub use slots::{SlotChanges, slot_name};
+pub use ssl::{Ssl, SslMode};

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use tokio_postgres::NoTls;
 
-use super::{Error, Server, Upstream, configure, data_dir, error::reason, files, follow, lifecycle, tools};
+use super::{
+    Error, Server, Upstream, configure, connection::connect_tcp, data_dir, files, follow, lifecycle, tools,
+};
 
 impl Server {
     /// Runs `pg_rewind` against `upstream`, which has to be a primary that has written a checkpoint
@@ -27,16 +28,13 @@ impl Server {
         let begun = Instant::now();
         self.await_checkpoint(upstream, limit).await?;
         let role = settings.rewind_role();
-        let source = follow::pairs(&[
-            ("host", &upstream.host),
-            ("port", &upstream.port.to_string()),
-            ("user", &role.username),
-            ("dbname", "postgres"),
-            ("passfile", &settings.pgpass.to_string_lossy()),
-            ("application_name", settings.name.as_str()),
-            ("connect_timeout", "5"),
-            ("tcp_user_timeout", "10000"),
+        let mut source = follow::address(upstream, role, &settings);
+        source.extend([
+            ("dbname", "postgres".to_owned()),
+            ("connect_timeout", "5".to_owned()),
+            ("tcp_user_timeout", "10000".to_owned()),
         ]);
+        let source = follow::pairs(&source);
         let mut command = tools::command(&settings.tool("pg_rewind"));
         command.env("LC_ALL", "C").arg("-D").arg(&settings.data_dir).arg("--source-server").arg(source);
         if settings.recovery.contains_key("restore_command")
@@ -70,16 +68,14 @@ impl Server {
         let at = format!("{}:{}", upstream.host, upstream.port);
         let role = settings.rewind_role();
         let mut config = tokio_postgres::Config::new();
-        config.host(&upstream.host).port(upstream.port).user(&role.username).dbname("postgres");
+        config.user(&role.username).dbname("postgres");
         config.application_name(settings.name.as_str()).connect_timeout(settings.query_timeout);
         if let Some(password) = &role.password {
             config.password(password.expose());
         }
         let wait = async {
-            let connected = config.connect(NoTls).await;
-            let (client, connection) =
-                connected.map_err(|error| Error::Connect { at: at.clone(), why: reason(&error) })?;
-            tokio::spawn(connection);
+            let connected = connect_tcp(&config, (&upstream.host, upstream.port), &role.ssl).await;
+            let client = connected.map_err(|why| Error::Connect { at: at.clone(), why })?;
             let query = "SELECT CASE WHEN pg_is_in_recovery() THEN true
                                 ELSE (SELECT timeline_id FROM pg_control_checkpoint())
                                    = ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END";

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use super::Ssl;
 use crate::model::{MemberName, Scope, Secret};
 
 /// A role of the database. Without a password PostgreSQL has to let it in by other means (`peer`, `cert`).
@@ -13,6 +14,8 @@ use crate::model::{MemberName, Scope, Secret};
 pub struct Credentials {
     pub username: String,
     pub password: Option<Secret>,
+    /// How connections of this role are encrypted.
+    pub ssl: Ssl,
 }
 
 /// A server to stream from, to copy, or to rewind to.
@@ -126,6 +129,7 @@ impl Settings {
         let role = |username: &str| Credentials {
             username: username.to_owned(),
             password: Some(Secret::new("secret")),
+            ssl: Ssl::default(),
         };
         Settings {
             bin_dir: PathBuf::new(),

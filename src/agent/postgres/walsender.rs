@@ -24,7 +24,10 @@ use tokio::{
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use super::{Credentials, Error, History, Upstream};
-use crate::model::{Lsn, Timeline};
+use crate::{
+    model::{Lsn, Timeline},
+    tls::Wire,
+};
 
 /// Longest wait for one step of the conversation.
 const STEP_LIMIT: Duration = Duration::from_secs(3);
@@ -40,7 +43,7 @@ pub(super) struct System {
 
 /// An open replication connection.
 pub(super) struct Walsender {
-    stream: TcpStream,
+    stream: Wire,
     buffer: BytesMut,
     at: String,
 }
@@ -53,6 +56,10 @@ impl Walsender {
         let at = format!("{}:{}", upstream.host, upstream.port);
         let failed = |why: String| Error::Connect { at: at.clone(), why };
         let stream = timeout(STEP_LIMIT, TcpStream::connect((upstream.host.as_str(), upstream.port)))
+            .await
+            .map_err(|_| failed(format!("no answer within {STEP_LIMIT:?}")))?
+            .map_err(|error| failed(error.to_string()))?;
+        let stream = timeout(STEP_LIMIT, role.ssl.over(&upstream.host, stream))
             .await
             .map_err(|_| failed(format!("no answer within {STEP_LIMIT:?}")))?
             .map_err(|error| failed(error.to_string()))?;
@@ -177,7 +184,11 @@ impl Walsender {
     async fn send(&mut self, write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> Result<(), Error> {
         let mut message = BytesMut::new();
         write(&mut message).map_err(|error| self.error(error.to_string()))?;
-        self.stream.write_all(&message).await.map_err(|error| self.error(format!("hung up: {error}")))
+        let sent = async {
+            self.stream.write_all(&message).await?;
+            self.stream.flush().await
+        };
+        sent.await.map_err(|error: std::io::Error| self.error(format!("hung up: {error}")))
     }
 
     async fn receive(&mut self) -> Result<Message, Error> {

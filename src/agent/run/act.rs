@@ -186,9 +186,10 @@ impl<S: Store> Runtime<S> {
         for (name, member) in others {
             asked_of += 1;
             let (name, address, reports) = (name.clone(), member.api_address(), self.reports.clone());
+            let client = self.secured.peers.clone().filter(|_| member.api_speaks_tls());
             tokio::spawn(async move {
                 let status = match address {
-                    Some((host, port)) => peers::ask(&host, port, limit).await,
+                    Some((host, port)) => peers::ask(&host, port, client.as_deref(), limit).await,
                     None => None,
                 };
                 let answer = status.map(|status| convert::answer(&name, &status, known_from));

@@ -9,6 +9,7 @@ mod peers;
 mod publish;
 mod report;
 mod restart;
+mod secured;
 mod switching;
 mod wal;
 mod work;
@@ -27,6 +28,7 @@ use crate::contract::{DynamicConfig, PendingChange, Revision, Snapshot};
 use indexmap::IndexMap;
 use report::Report;
 use sd_notify::NotifyState;
+use secured::Secured;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,6 +59,8 @@ pub enum Ended {
 pub enum Error {
     #[error("{0}")]
     Listen(#[source] std::io::Error),
+    #[error("{0}")]
+    Tls(#[source] crate::tls::Error),
     #[error("cannot receive signals: {0}")]
     Signals(#[source] std::io::Error),
     #[error("the REST API ended: {0}")]
@@ -72,7 +76,8 @@ pub async fn run(config: Config, path: PathBuf) -> Result<Ended, Error> {
     }
     let dynamic =
         Cache::in_data_dir(&config.postgresql.data_dir).load().unwrap_or_else(|| first_dynamic(&config));
-    let store = Etcd::new(config.etcd_options(&dynamic));
+    let secured = Secured::of(&config)?;
+    let store = Etcd::new(config.etcd_options(&dynamic, secured.etcd.clone()));
     let listeners = api::bind(&config.restapi.listen).await.map_err(Error::Listen)?;
     let view = View {
         login: config.restapi.authentication.clone(),
@@ -80,9 +85,10 @@ pub async fn run(config: Config, path: PathBuf) -> Result<Ended, Error> {
     };
     let (views, view) = watch::channel(Arc::new(view));
     let (requests, operator) = mpsc::channel(16);
-    let options = api::Options { extra_headers: config.restapi.extra_headers.clone() };
+    let options =
+        api::Options { extra_headers: config.restapi.extra_headers.clone(), tls: secured.api.clone() };
     let mut api = tokio::spawn(api::serve(listeners, view, requests, options));
-    let mut runtime = Runtime::new(config, path, Arc::new(dynamic), store, views);
+    let mut runtime = Runtime::new(config, path, Arc::new(dynamic), store, secured, views);
     let ended = tokio::select! {
         ended = runtime.work(operator) => ended,
         served = &mut api => Err(Error::Api(match served {
@@ -107,6 +113,7 @@ struct Runtime<S> {
     dynamic: Arc<DynamicConfig>,
     effective: Effective,
     store: S,
+    secured: Secured,
     server: Arc<postgres::Server>,
     lease_file: LeaseFile,
     seen: Observation,
@@ -161,6 +168,7 @@ impl<S: Store> Runtime<S> {
         path: PathBuf,
         dynamic: Arc<DynamicConfig>,
         store: S,
+        secured: Secured,
         views: watch::Sender<Arc<View>>,
     ) -> Self {
         let effective = config.effective(&dynamic);
@@ -193,6 +201,7 @@ impl<S: Store> Runtime<S> {
             dynamic,
             effective,
             store,
+            secured,
             server,
             lease_file,
             seen,
@@ -442,6 +451,10 @@ impl<S: Store> Runtime<S> {
                 self.config.name = old.name;
                 self.config.scope = old.scope;
                 self.config.postgresql.data_dir = old.postgresql.data_dir;
+                self.secured.reload();
+                // Its certificates may be new where the names of their files are not. One that is down reads
+                // them when it starts.
+                let _ = self.server.reload();
                 self.configure();
                 self.reconfigure = true;
             }

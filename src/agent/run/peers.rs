@@ -1,6 +1,9 @@
 //! Asks another member for its state: `GET /patroni`, within a bounded time.
 
-use crate::contract::NodeStatus;
+use crate::{
+    contract::NodeStatus,
+    tls::{self, Client},
+};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
@@ -11,13 +14,14 @@ use tokio::{net::TcpStream, time::timeout};
 const LONGEST: usize = 1 << 20;
 
 /// Asks once. `None`: no answer that is understood came in time.
-pub async fn ask(host: &str, port: u16, limit: Duration) -> Option<NodeStatus> {
-    timeout(limit, exchange(host, port)).await.ok().flatten()
+pub async fn ask(host: &str, port: u16, client: Option<&Client>, limit: Duration) -> Option<NodeStatus> {
+    timeout(limit, exchange(host, port, client)).await.ok().flatten()
 }
 
-async fn exchange(host: &str, port: u16) -> Option<NodeStatus> {
+async fn exchange(host: &str, port: u16, client: Option<&Client>) -> Option<NodeStatus> {
     let stream = TcpStream::connect((host, port)).await.ok()?;
     stream.set_nodelay(true).ok()?;
+    let stream = tls::over(client, host, stream).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);
     let request = Request::get("/patroni")

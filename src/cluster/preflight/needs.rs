@@ -3,7 +3,10 @@
 use crate::{
     inventory::{Dcs, Host, Inventory},
     model::HostName,
-    remote::preflight::{Peer, Questions, Store},
+    remote::{
+        Tls,
+        preflight::{Peer, Questions, Store},
+    },
 };
 use serde_json::{Map, Value};
 use std::net::IpAddr;
@@ -56,6 +59,7 @@ pub struct Etcd {
     pub token: String,
     pub quota_bytes: u64,
     pub client_port: u16,
+    pub tls: bool,
 }
 
 impl Needs {
@@ -80,6 +84,7 @@ impl Needs {
                 token: text("etcd_cluster_token"),
                 quota_bytes: number("etcd_quota_backend_bytes"),
                 client_port: u16::try_from(number("etcd_client_port")).unwrap_or_default(),
+                tls: vars.get("tls") == Some(&Value::Bool(true)),
             }),
             haproxy: host.is_in("haproxy"),
             keepalived: host.is_in("keepalived"),
@@ -100,8 +105,9 @@ impl Needs {
             postgres_data_dir: self.postgres.as_ref().map(|postgres| postgres.data_dir.clone()),
             etcd_data_dir: self.etcd.as_ref().map(|etcd| etcd.data_dir.clone()),
             store: self.etcd.as_ref().map(|etcd| Store {
-                url: format!("http://127.0.0.1:{}", etcd.client_port),
+                url: format!("{}://127.0.0.1:{}", if etcd.tls { "https" } else { "http" }, etcd.client_port),
                 folder: self.store_folder.clone(),
+                tls: if etcd.tls { Tls::of_role("etcd") } else { Tls::default() },
             }),
         }
     }

@@ -40,6 +40,7 @@ fn fit() -> Found {
                 token: "demo".to_owned(),
                 quota_bytes: 2 * GIB,
                 client_port: 2379,
+                tls: false,
             }),
             peers: vec![Peer { name: "b".to_owned(), address: "10.0.0.2".to_owned(), port: 22 }],
             store_folder: "/service/demo/".to_owned(),

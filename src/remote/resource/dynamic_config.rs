@@ -3,7 +3,7 @@
 use super::running_settings::{self, RunningSettings, Server};
 use crate::remote::{
     host::{Context, Finding, Manage, failure_with},
-    http::{Call, Response},
+    http::{Call, Response, Tls},
     protocol::{Effect, Failure, Mode, Setting},
     wait::{Look, until},
 };
@@ -19,6 +19,9 @@ use std::time::Duration;
 pub struct DynamicConfig {
     #[serde(default = "super::agent_url")]
     pub url: String,
+    /// Files with which to speak to it where it speaks TLS.
+    #[serde(default)]
+    pub tls: Tls,
     pub config: Map<String, Value>,
     #[serde(default)]
     pub username: Option<String>,
@@ -57,8 +60,9 @@ impl DynamicConfig {
     async fn get(&self) -> Result<Map<String, Value>, String> {
         let url = self.address();
         let call =
-            Call::get(&url).authorize(self.username.as_deref(), self.password.as_deref()).limit(ATTEMPT);
-        let response = call.run().await.map_err(|error| format!("the agent does not answer: {error}"))?;
+            Call::get(&url).authorize(self.username.as_deref(), self.password.as_deref()).tls(&self.tls);
+        let response =
+            call.limit(ATTEMPT).run().await.map_err(|error| format!("the agent does not answer: {error}"))?;
         match (response.status, serde_json::from_slice(&response.body)) {
             (200, Ok(config)) => Ok(config),
             _ => Err(said(&url, &response)),
@@ -256,6 +260,7 @@ impl Manage for DynamicConfig {
         let body = Value::Object(patch.clone()).to_string();
         let call = Call::send(Method::PATCH, &url, body)
             .authorize(self.username.as_deref(), self.password.as_deref())
+            .tls(&self.tls)
             .limit(ATTEMPT);
         let next_step = "see whether the store is reachable from this host, and the agent's log";
         let response = call.run().await.map_err(|error| failure_with(error.to_string(), next_step))?;

@@ -3,7 +3,7 @@
 use super::await_condition;
 use crate::remote::{
     host::{Context, Finding, Manage},
-    http::Call,
+    http::{Call, Tls},
     protocol::Failure,
     wait::Look,
 };
@@ -20,6 +20,9 @@ pub struct EtcdMember {
     /// The client URL of this member.
     #[serde(default = "endpoint", alias = "url")]
     pub endpoint: String,
+    /// Files with which to speak to it where it speaks TLS.
+    #[serde(default)]
+    pub tls: Tls,
     /// Names of the expected members; not compared when empty.
     #[serde(default)]
     pub members: Vec<String>,
@@ -54,49 +57,50 @@ impl EtcdMember {
 
     async fn look(&self) -> Result<(), String> {
         let base = self.endpoint.trim_end_matches('/');
-        health(base).await?;
+        self.health(base).await?;
         if self.members.is_empty() && !self.everyone {
             return Ok(());
         }
-        let document = post(&format!("{base}/v3/cluster/member/list")).await?;
+        let document = self.post(&format!("{base}/v3/cluster/member/list")).await?;
         if !self.members.is_empty() {
             compare(&self.members, &document)?;
         }
         if self.everyone {
             let urls = addresses(&document);
-            futures_util::future::try_join_all(urls.iter().map(|url| health(url))).await?;
+            futures_util::future::try_join_all(urls.iter().map(|url| self.health(url))).await?;
         }
         Ok(())
     }
 
     /// Whether this member leads; `false` where it cannot be asked.
     async fn leads(&self) -> bool {
-        let status = post(&format!("{}/v3/maintenance/status", self.endpoint.trim_end_matches('/'))).await;
+        let url = format!("{}/v3/maintenance/status", self.endpoint.trim_end_matches('/'));
+        let status = self.post(&url).await;
         status.is_ok_and(|status| {
             let id = |value: &Value| value.as_str().filter(|id| *id != "0").map(str::to_owned);
             id(&status["leader"]).is_some_and(|leader| Some(leader) == id(&status["header"]["member_id"]))
         })
     }
-}
 
-/// Whether the member at `base` is healthy: it sees a leader, and a quorum takes what it proposes.
-async fn health(base: &str) -> Result<(), String> {
-    let health = Call::get(&format!("{base}/health")).limit(ATTEMPT).run().await;
-    let health = health.map_err(|error| format!("{base}: {error}"))?;
-    let document: Value = serde_json::from_slice(&health.body).unwrap_or_default();
-    // A boolean in some versions, its word in others.
-    let is_healthy = document["health"] == true || document["health"] == "true";
-    if health.status == 200 && is_healthy {
-        return Ok(());
+    /// Whether the member at `base` is healthy: it sees a leader, and a quorum takes what it proposes.
+    async fn health(&self, base: &str) -> Result<(), String> {
+        let health = Call::get(&format!("{base}/health")).tls(&self.tls).limit(ATTEMPT).run().await;
+        let health = health.map_err(|error| error.to_string())?;
+        let document: Value = serde_json::from_slice(&health.body).unwrap_or_default();
+        // A boolean in some versions, its word in others.
+        let is_healthy = document["health"] == true || document["health"] == "true";
+        if health.status == 200 && is_healthy {
+            return Ok(());
+        }
+        let reason = document["reason"].as_str().filter(|reason| !reason.is_empty());
+        Err(format!("{base} is not healthy: {}", reason.unwrap_or(health.text().trim())))
     }
-    let reason = document["reason"].as_str().filter(|reason| !reason.is_empty());
-    Err(format!("{base} is not healthy: {}", reason.unwrap_or(health.text().trim())))
-}
 
-async fn post(url: &str) -> Result<Value, String> {
-    let answer = Call::send(Method::POST, url, "{}").limit(ATTEMPT).run().await;
-    let answer = answer.map_err(|error| format!("{url}: {error}"))?;
-    serde_json::from_slice(&answer.body).map_err(|_| format!("{url}: {}", answer.text().trim()))
+    async fn post(&self, url: &str) -> Result<Value, String> {
+        let answer = Call::send(Method::POST, url, "{}").tls(&self.tls).limit(ATTEMPT).run().await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        serde_json::from_slice(&answer.body).map_err(|_| format!("{url}: {}", answer.text().trim()))
+    }
 }
 
 /// Where each member of the list answers clients.

@@ -3,10 +3,11 @@
 
 use crate::remote::{
     host::{Context, Finding, Manage, failure_with},
-    http::Call,
+    http::{Call, Tls},
     protocol::Failure,
     wait::{Look, until},
 };
+use bytes::Bytes;
 use futures_util::future::join_all;
 use hyper::Method;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct EtcdMembership {
     pub peer_url: String,
     /// Client URLs of the members to ask.
     pub endpoints: Vec<String>,
+    /// Files with which to speak to them where they speak TLS.
+    #[serde(default)]
+    pub tls: Tls,
     #[serde(default)]
     pub state: Option<Membership>,
     /// How long to wait until the others are healthy enough, in seconds.
@@ -143,7 +147,7 @@ impl EtcdMembership {
 
     /// Asks all endpoints at once. `None`: no cluster answers.
     async fn look(&self) -> Option<View> {
-        let answers = join_all(self.endpoints.iter().map(|endpoint| answer(endpoint))).await;
+        let answers = join_all(self.endpoints.iter().map(|endpoint| self.answer(endpoint))).await;
         let mut view = View::default();
         for (through, id, members) in answers.into_iter().flatten() {
             view.healthy.insert(id);
@@ -220,7 +224,7 @@ impl EtcdMembership {
         let url = format!("{through}/v3/cluster/{operation}");
         let next = "look at `journalctl -u etcd` on the members, then run the same command again";
         until(context, Duration::from_secs(self.timeout), async || {
-            let answer = Call::send(Method::POST, &url, body.to_string()).limit(ATTEMPT * 3).run().await;
+            let answer = self.post(&url, body.to_string()).limit(ATTEMPT * 3).run().await;
             match answer {
                 Ok(answer) if answer.status == 200 => Look::Satisfied,
                 Ok(answer) if answer.status == 503 => Look::Missing(format!("etcd: {}", said(&answer.body))),
@@ -240,33 +244,37 @@ impl EtcdMembership {
         let successor = view.healthy.iter().find(|id| **id != member.id);
         for endpoint in &self.endpoints {
             let base = endpoint.trim_end_matches('/');
-            let status = Call::send(Method::POST, &format!("{base}/v3/maintenance/status"), "{}");
-            let Ok(status) = status.limit(ATTEMPT).run().await else { continue };
+            let status = self.post(&format!("{base}/v3/maintenance/status"), "{}");
+            let Ok(status) = status.run().await else { continue };
             let status: Value = serde_json::from_slice(&status.body).unwrap_or_default();
             let leads =
                 status["leader"] == member.id.as_str() && status["header"]["member_id"] == member.id.as_str();
             if let (true, Some(successor)) = (leads, successor) {
                 let body = json!({"targetID": successor}).to_string();
                 let url = format!("{base}/v3/maintenance/transfer-leadership");
-                let _ = Call::send(Method::POST, &url, body).limit(ATTEMPT).run().await;
+                let _ = self.post(&url, body).run().await;
             }
         }
     }
-}
 
-/// A healthy member's URL, its id, and the members that it lists; none when it is not healthy.
-async fn answer(endpoint: &str) -> Option<(String, String, Vec<Member>)> {
-    let base = endpoint.trim_end_matches('/');
-    let health = Call::get(&format!("{base}/health")).limit(ATTEMPT).run().await.ok()?;
-    let health: Value = serde_json::from_slice(&health.body).ok()?;
-    // A boolean in some versions, its word in others.
-    if health["health"] != true && health["health"] != "true" {
-        return None;
+    fn post(&self, url: &str, body: impl Into<Bytes>) -> Call {
+        Call::send(Method::POST, url, body).tls(&self.tls).limit(ATTEMPT)
     }
-    let list = Call::send(Method::POST, &format!("{base}/v3/cluster/member/list"), "{}").limit(ATTEMPT);
-    let document: Value = serde_json::from_slice(&list.run().await.ok()?.body).ok()?;
-    let id = document["header"]["member_id"].as_str()?.to_owned();
-    Some((base.to_owned(), id, members(&document)))
+
+    /// A healthy member's URL, its id, and the members that it lists; none when it is not healthy.
+    async fn answer(&self, endpoint: &str) -> Option<(String, String, Vec<Member>)> {
+        let base = endpoint.trim_end_matches('/');
+        let health = Call::get(&format!("{base}/health")).tls(&self.tls).limit(ATTEMPT).run().await.ok()?;
+        let health: Value = serde_json::from_slice(&health.body).ok()?;
+        // A boolean in some versions, its word in others.
+        if health["health"] != true && health["health"] != "true" {
+            return None;
+        }
+        let list = self.post(&format!("{base}/v3/cluster/member/list"), "{}").run().await.ok()?;
+        let document: Value = serde_json::from_slice(&list.body).ok()?;
+        let id = document["header"]["member_id"].as_str()?.to_owned();
+        Some((base.to_owned(), id, members(&document)))
+    }
 }
 
 /// The members in an answer of etcd's gateway, which leaves out what is empty.

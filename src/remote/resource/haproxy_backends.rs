@@ -3,7 +3,7 @@
 use super::await_condition;
 use crate::remote::{
     host::{Context, Finding, Manage},
-    http::Call,
+    http::{Call, Tls},
     protocol::Failure,
     wait::Look,
 };
@@ -26,6 +26,9 @@ pub struct HaproxyBackends {
     /// The statistics page (`http://HOST:PORT/`, its CSV is read) instead of the socket.
     #[serde(default)]
     pub url: Option<String>,
+    /// Files with which to speak to it where it speaks TLS.
+    #[serde(default)]
+    pub tls: Tls,
     /// Proxy name to the number of servers that must be up, exactly.
     #[serde(alias = "frontends")]
     pub backends: IndexMap<String, u32>,
@@ -55,7 +58,7 @@ struct Row {
 impl HaproxyBackends {
     async fn condition(&self, context: &Context<'_>) -> Look {
         let statistics = match &self.url {
-            Some(url) => from_page(url).await,
+            Some(url) => from_page(url, &self.tls).await,
             None => from_socket(&context.host.path(&self.socket)).await,
         };
         match statistics.and_then(|statistics| self.judge(&statistics)) {
@@ -95,9 +98,13 @@ impl HaproxyBackends {
     }
 }
 
-async fn from_page(url: &str) -> Result<String, String> {
-    let response =
-        Call::get(&format!("{url};csv")).limit(ATTEMPT).run().await.map_err(|error| error.to_string())?;
+async fn from_page(url: &str, tls: &Tls) -> Result<String, String> {
+    let response = Call::get(&format!("{url};csv"))
+        .tls(tls)
+        .limit(ATTEMPT)
+        .run()
+        .await
+        .map_err(|error| error.to_string())?;
     match response.status {
         200 => Ok(response.text()),
         status => Err(format!("{url} answered with status {status}")),

@@ -3,7 +3,7 @@
 use super::await_condition;
 use crate::remote::{
     host::{Context, Finding, Manage},
-    http::{Call, Response},
+    http::{Call, Response, Tls},
     protocol::Failure,
     wait::Look,
 };
@@ -23,6 +23,9 @@ pub struct PostgresCluster {
     /// to wait for.
     #[serde(default)]
     pub urls: Vec<String>,
+    /// Files with which to speak to it where it speaks TLS.
+    #[serde(default)]
+    pub tls: Tls,
     /// Names of the expected members; those that the cluster knows when empty.
     #[serde(default)]
     pub members: Vec<String>,
@@ -76,7 +79,7 @@ impl PostgresCluster {
             Ok(()) => Ok(document),
             Err(Missing { what, member: None }) => Err(what),
             Err(Missing { what, member: Some(name) }) => {
-                let error = last_error(&document, &name).await;
+                let error = self.last_error(&document, &name).await;
                 Err(error.map_or(what.clone(), |error| format!("{what}: {error}")))
             }
         }
@@ -88,7 +91,7 @@ impl PostgresCluster {
         let mut silence = String::new();
         for url in urls {
             let url = format!("{}/cluster", url.trim_end_matches('/'));
-            match Call::get(&url).limit(ATTEMPT).run().await {
+            match Call::get(&url).tls(&self.tls).limit(ATTEMPT).run().await {
                 Ok(response) => return Ok(Some((url, response))),
                 Err(error) => silence = format!("the agent does not answer: {error}"),
             }
@@ -161,19 +164,19 @@ impl PostgresCluster {
             _ => Ok(()),
         }
     }
+
+    /// What the member itself says is wrong, asked of its own agent.
+    async fn last_error(&self, document: &Value, name: &str) -> Option<String> {
+        let members = document["members"].as_array()?;
+        let url = text(members.iter().find(|member| text(member, "name") == name)?, "api_url");
+        let response = Call::get(url).tls(&self.tls).limit(ATTEMPT).run().await.ok()?;
+        let status: Value = serde_json::from_slice(&response.body).ok()?;
+        ["last_error", "error", "reason"].iter().find_map(|key| status[key].as_str()).map(str::to_owned)
+    }
 }
 
 fn text<'a>(member: &'a Value, key: &str) -> &'a str {
     member[key].as_str().unwrap_or_default()
-}
-
-/// What the member itself says is wrong, asked of its own agent.
-async fn last_error(document: &Value, name: &str) -> Option<String> {
-    let members = document["members"].as_array()?;
-    let url = text(members.iter().find(|member| text(member, "name") == name)?, "api_url");
-    let response = Call::get(url).limit(ATTEMPT).run().await.ok()?;
-    let status: Value = serde_json::from_slice(&response.body).ok()?;
-    ["last_error", "error", "reason"].iter().find_map(|key| status[key].as_str()).map(str::to_owned)
 }
 
 impl Manage for PostgresCluster {

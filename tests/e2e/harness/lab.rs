@@ -20,6 +20,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
@@ -176,8 +177,13 @@ impl Lab {
 
     /// The superuser.
     pub fn login(&self) -> Login {
-        let superuser = self.loaded().superuser().expect("a superuser");
-        Login { user: superuser.user, password: Some(superuser.password.expose().to_owned()) }
+        let inventory = self.loaded();
+        let superuser = inventory.superuser().expect("a superuser");
+        Login {
+            user: superuser.user,
+            password: Some(superuser.password.expose().to_owned()),
+            tls: inventory.tls_client().expect("a client").map(Arc::new),
+        }
     }
 
     /// Where clients that write connect.

@@ -1,14 +1,17 @@
 //! Connections to PostgreSQL from inside network namespaces.
 
 use nix::sched::{CloneFlags, setns};
+use pgfleet::tls::{self, Answered};
 use std::{
     fs::File,
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
+use tokio::net::TcpStream;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -19,6 +22,8 @@ const QUERY_LIMIT: Duration = Duration::from_secs(10);
 pub struct Login {
     pub user: String,
     pub password: Option<String>,
+    /// With which TLS is spoken, in a cluster that does.
+    pub tls: Option<Arc<tls::Client>>,
 }
 
 /// Makes the calling thread a member of a namespace, for good.
@@ -35,14 +40,26 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// A connection, driven on the runtime of the caller.
 pub async fn connect(address: SocketAddr, login: &Login) -> Result<Client, String> {
     let mut config = tokio_postgres::Config::new();
-    config.host(address.ip().to_string()).port(address.port()).user(&login.user).dbname("postgres");
-    config.connect_timeout(CONNECT_LIMIT).application_name("pgfleet-test");
+    config.user(&login.user).dbname("postgres").application_name("pgfleet-test");
     if let Some(password) = &login.password {
         config.password(password);
     }
-    let connecting = tokio::time::timeout(CONNECT_LIMIT, config.connect(NoTls));
-    let (client, connection) =
-        connecting.await.map_err(|_| "no answer".to_owned())?.map_err(|error| said(&error))?;
+    let connecting = async {
+        let failed = |error: std::io::Error| error.to_string();
+        let stream = TcpStream::connect(address).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let host = address.ip().to_string();
+        let stream: tls::Wire = match &login.tls {
+            None => Box::new(stream),
+            Some(client) => match tls::request_postgres(client, &host, stream).await.map_err(failed)? {
+                Answered::Encrypted(wire) => wire,
+                Answered::Plain(_) => return Err("the server has no TLS".to_owned()),
+            },
+        };
+        config.connect_raw(stream, NoTls).await.map_err(|error| said(&error))
+    };
+    let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
+    let (client, connection) = connected.map_err(|_| "no answer".to_owned())??;
     tokio::spawn(connection);
     Ok(client)
 }

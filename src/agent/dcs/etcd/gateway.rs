@@ -1,7 +1,11 @@
 //! One request to etcd's JSON gateway: a deadline for every attempt, another endpoint for the next one.
 //! Owns connections and the token; knows nothing of keys and leases.
 
-use crate::{agent::clock::BootTime, model::Secret};
+use crate::{
+    agent::clock::BootTime,
+    model::Secret,
+    tls::{self, Client},
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -16,7 +20,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -92,6 +96,7 @@ pub struct Gateway {
     endpoints: Vec<Endpoint>,
     request_timeout: Duration,
     login: Option<Login>,
+    tls: Option<Arc<Client>>,
     token: Mutex<Option<String>>,
     /// The endpoint that answered last: the first to be asked.
     preferred: AtomicUsize,
@@ -101,11 +106,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    pub fn new(endpoints: Vec<Endpoint>, request_timeout: Duration, login: Option<Login>) -> Self {
+    pub fn new(
+        endpoints: Vec<Endpoint>,
+        request_timeout: Duration,
+        login: Option<Login>,
+        tls: Option<Arc<Client>>,
+    ) -> Self {
         Self {
             endpoints,
             request_timeout,
             login,
+            tls,
             token: Mutex::default(),
             preferred: AtomicUsize::new(0),
             idle: Mutex::default(),
@@ -326,6 +337,7 @@ impl Gateway {
             .with_interval(Duration::from_secs(1))
             .with_retries(2);
         socket2::SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+        let stream = tls::over(self.tls.as_deref(), host, stream).await?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
         // Ends when the sender is dropped or the other end closes; the sender then reports the error.

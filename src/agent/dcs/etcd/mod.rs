@@ -37,6 +37,8 @@ use tokio::sync::watch;
 pub struct EtcdOptions {
     pub endpoints: Vec<Endpoint>,
     pub login: Option<Login>,
+    /// With which it is spoken to; `None`: in plain text.
+    pub tls: Option<Arc<crate::tls::Client>>,
     /// How long one attempt at one endpoint may take.
     pub request_timeout: Duration,
     pub namespace: String,
@@ -136,7 +138,7 @@ impl Etcd {
     /// Must be called inside of a tokio runtime.
     pub fn new(options: EtcdOptions) -> Self {
         let shared = Arc::new(Shared {
-            gateway: Gateway::new(options.endpoints, options.request_timeout, options.login),
+            gateway: Gateway::new(options.endpoints, options.request_timeout, options.login, options.tls),
             layout: Layout::new(&options.namespace, &options.scope),
             sight: watch::channel(Sight::default()).0,
         });

@@ -60,7 +60,7 @@ impl Server {
     }
 
     async fn await_ready(&self) {
-        let gateway = Gateway::new(vec![self.endpoint()], Duration::from_secs(1), None);
+        let gateway = Gateway::new(vec![self.endpoint()], Duration::from_secs(1), None, None);
         let begun = Instant::now();
         while gateway.call("/v3/kv/range", &messages::range_prefix("/x")).await.is_err() {
             assert!(begun.elapsed() < Duration::from_secs(30), "etcd did not become ready");
@@ -105,6 +105,7 @@ fn options(endpoints: Vec<Endpoint>, scope: &str, name: &str, ttl: Duration) -> 
     EtcdOptions {
         endpoints,
         login: None,
+        tls: None,
         request_timeout: EtcdOptions::REQUEST_TIMEOUT,
         namespace: "/service".to_owned(),
         scope: scope.parse().unwrap(),
@@ -131,7 +132,7 @@ impl Bench for InEtcd<'_> {
     }
 
     async fn mark(&self, mark: &MaintenanceMark, ttl: Duration) {
-        let gateway = Gateway::new(vec![self.server.endpoint()], Duration::from_secs(1), None);
+        let gateway = Gateway::new(vec![self.server.endpoint()], Duration::from_secs(1), None, None);
         let grant = serde_json::json!({"TTL": ttl.as_secs().to_string()});
         let lease = gateway.call("/v3/lease/grant", &grant).await.expect("a lease").body;
         let key = MaintenanceMark::key(
@@ -250,7 +251,7 @@ async fn patiently<T, F: Future<Output = Result<T, Failure>>>(call: impl Fn() ->
 /// Which of the servers leads etcd.
 async fn etcd_leader(servers: &[Server]) -> usize {
     for (index, server) in servers.iter().enumerate() {
-        let gateway = Gateway::new(vec![server.endpoint()], Duration::from_secs(1), None);
+        let gateway = Gateway::new(vec![server.endpoint()], Duration::from_secs(1), None, None);
         let status = gateway.call("/v3/maintenance/status", &serde_json::json!({})).await.unwrap().body;
         if messages::number(&status["leader"]) == messages::number(&status["header"]["member_id"]) {
             return index;
