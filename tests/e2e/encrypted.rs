@@ -99,3 +99,22 @@ fn nothing_answers_in_plain_text_and_certificates_are_renewed_in_passing() {
     lab.scratch.run("start", &[&leader]).success();
     lab.until_healthy(Duration::from_secs(180));
 }
+
+#[test]
+fn the_authority_is_replaced_while_the_cluster_serves() {
+    let lab = Lab::bootstrapped_with("demo", "trixie", &[TLS]);
+    let before = serials(&lab, &[]);
+    let running =
+        |host: &str| lab.scratch.on(host, "systemctl show -p MainPID pgfleet-agent; pgrep -x postgres -o");
+    let processes = ["pg-1", "pg-2", "pg-3"].map(running);
+    lab.pgfleet(&["certs", "rotate"]).success();
+    let after = serials(&lab, &[]);
+    assert!(after.iter().zip(&before).all(|(new, old)| new != old), "{after:?} after {before:?}");
+    assert_eq!(["pg-1", "pg-2", "pg-3"].map(running), processes, "an agent or a server was restarted");
+    for host in ["etcd-1", "pg-1", "haproxy-1"] {
+        let trusted = lab.scratch.on(host, "cat /etc/pgfleet/tls/ca.crt");
+        assert_eq!(trusted.matches("BEGIN CERTIFICATE").count(), 1, "{host} trusts the old authority still");
+    }
+    assert_eq!(changed(&lab, &["apply"]), [""; 0]);
+    lab.pgfleet(&["verify"]).success();
+}
