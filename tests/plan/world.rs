@@ -26,6 +26,10 @@ use tokio_util::sync::CancellationToken;
 const FILES: [&str; 8] =
     ["file", "copy", "template", "blockinfile", "systemd_unit", "sysctl", "pam_limits", "dynamic_config"];
 
+/// What asks running services, or makes answers of what they said.
+const ASKS: [&str; 5] =
+    ["agent_binary", "etcd_membership", "postgres_roles", "postgres_replication", "set_fact"];
+
 pub struct World {
     folder: tempfile::TempDir,
     agents: Agents,
@@ -346,7 +350,7 @@ fn playbook() -> Playbook {
 fn planned() -> Playbook {
     let asks = |task: &Task| {
         task.register.as_deref().is_some_and(|name| name.ends_with("_found"))
-            || ["agent_binary", "etcd_membership", "set_fact"].contains(&task.action.word())
+            || ASKS.contains(&task.action.word())
     };
     let mut playbook = playbook();
     playbook.plays.iter_mut().for_each(|play: &mut Play| play.tasks.retain(|task| !asks(task)));
