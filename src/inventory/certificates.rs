@@ -10,10 +10,12 @@ use crate::{
     remote::Tls,
     secret::{Keyring, Store},
     tls::{Check, Client, ClientOptions, Identity, Pem},
+    yaml::Document,
 };
 use indexmap::IndexMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// What has a certificate: the groups whose services speak TLS.
 const ROLES: [&str; 3] = ["etcd", "postgres", "haproxy"];
@@ -43,8 +45,20 @@ pub enum Rotation {
 
 /// Whether a name in the secrets file is one that this file gives. What it holds is looked at by loading.
 pub(super) fn is_kept_as(name: &str) -> bool {
-    let of_role = |role: &str| name.strip_prefix("tls_").is_some_and(|rest| rest.starts_with(role));
-    [AUTHORITY, AUTHORITY_KEY, NEXT, NEXT_KEY, PREVIOUS].contains(&name) || ROLES.into_iter().any(of_role)
+    [AUTHORITY, AUTHORITY_KEY, NEXT, NEXT_KEY, PREVIOUS].contains(&name) || is_leaf(name)
+}
+
+fn is_leaf(name: &str) -> bool {
+    ROLES.iter().any(|role| name.starts_with(&format!("tls_{role}_")))
+}
+
+/// What a secrets file in plain text holds besides certificates of services, which are made anew as it is due
+/// and tell nothing of whose the file is.
+pub fn lasting_secrets(path: &Path, text: &Secret) -> Result<Map<String, Value>, Diagnostic> {
+    let document = Document::parse_covered(path, text)?;
+    let root = document.root();
+    let lasting = root.entries().filter(|(name, _)| !is_leaf(name));
+    Ok(lasting.map(|(name, node)| (name.to_owned(), node.value().clone())).collect())
 }
 
 /// A certificate of a service.
@@ -332,6 +346,21 @@ all:
         );
         let kept = std::fs::read_to_string(path.with_file_name("inventory.secrets.yml")).unwrap();
         assert_eq!(kept.matches("tls_authority").count(), 2, "nothing of the old one is kept");
+    }
+
+    #[test]
+    fn whose_secrets_they_are_is_not_told_by_certificates() {
+        let (_folder, path) = folder();
+        let lasting = || {
+            let text = std::fs::read_to_string(path.with_file_name("inventory.secrets.yml")).unwrap();
+            lasting_secrets(&path, &Secret::new(text)).unwrap()
+        };
+        load(&path, &[]);
+        let before = lasting();
+        load(&path, &["certificate_days=3000"]);
+        assert_eq!(lasting(), before);
+        rotate(&load(&path, &[]), &Keyring::default()).unwrap();
+        assert_ne!(lasting(), before);
     }
 
     #[test]

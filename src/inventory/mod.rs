@@ -24,7 +24,7 @@ mod tests;
 mod tree;
 pub mod variable;
 
-pub use certificates::{Certificate, Rotation, rotate};
+pub use certificates::{Certificate, Rotation, lasting_secrets, rotate};
 pub use connection::Connection;
 pub use generated::{Generated, vet_secret};
 pub use settings::{Credentials, Dcs, Ports, Vip};

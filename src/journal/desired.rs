@@ -3,7 +3,8 @@
 use super::{author::Author, base, keys};
 use crate::{
     cluster::{Do, Kv, KvError},
-    inventory::Inventory,
+    diagnostic::Diagnostic,
+    inventory::{Inventory, lasting_secrets},
     model::{Digest, Scope, Secret},
     secret,
 };
@@ -83,7 +84,7 @@ impl Snapshot {
             true => {
                 let text = read(folder, &file)?;
                 match secret::is_sealed(&text) {
-                    false => Secrets::Apart { digest: Digest::of(text.as_bytes()), file },
+                    false => Secrets::Apart { digest: lasting(&path, text, &file)?, file },
                     true => {
                         files.insert(file, text);
                         Secrets::Sealed
@@ -94,6 +95,13 @@ impl Snapshot {
         let digest = Digest::of(&serde_json::to_vec(&(&files, &secrets)).unwrap_or_default());
         Ok(Self { digest, name, files, secrets })
     }
+}
+
+/// The digest of what makes secrets those of one cluster.
+fn lasting(path: &Path, text: String, file: &str) -> Result<Digest, NotKept> {
+    let lasting = lasting_secrets(path, &Secret::new(text));
+    let unreadable = |wrong: Diagnostic| NotKept::Unreadable { file: file.to_owned(), why: wrong.message };
+    Ok(Digest::of(&serde_json::to_vec(&lasting.map_err(unreadable)?).unwrap_or_default()))
 }
 
 fn holds_any(text: &str, secrets: &[Secret]) -> bool {
