@@ -48,7 +48,9 @@ fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool)
         let mut vars = inventory.complete(host, &facts(formed)).unwrap_or_else(|wrong| panic!("{wrong}"));
         vars.extend(play.vars.clone());
         vars.insert("etcd_speaks".to_owned(), json!({"stdout": "nothing"}));
-        vars.insert("trusted".to_owned(), json!({"stdout": ""}));
+        let trusted =
+            if inventory.authority().is_some() { json!({"stdout": ""}) } else { json!({"skipped": true}) };
+        vars.insert("trusted".to_owned(), trusted);
         vars.insert("etcd_found".to_owned(), json!({"stdout": "none"}));
         vars.insert("etcd_cluster".to_owned(), json!({"formed": false}));
         vars.insert("etcd_begins".to_owned(), json!(if formed { "never" } else { "forming" }));
