@@ -114,8 +114,10 @@ impl Lab {
 
     /// `pgfleet ARGUMENTS` on this lab's hosts, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let (name, rest) = arguments.split_first().expect("a command");
-        let mut command = pgfleet(&[name]);
+        // Before what `--` keeps for somebody else, and behind the subcommand.
+        let words = if arguments.first() == Some(&"secrets") { 2 } else { 1 };
+        let (name, rest) = arguments.split_at(words);
+        let mut command = pgfleet(name);
         command.arg("-i").arg(self.inventory()).args(["--sandbox", &self.scratch.name, "--yes"]);
         command.args(self.extra_vars.iter().flat_map(|variable| ["-e", variable]));
         for file in &self.passphrase {
