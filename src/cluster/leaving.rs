@@ -128,7 +128,8 @@ mod tests {
             })
         };
         let both = ["streaming", "streaming"];
-        let cases: &[(&[&str], &[bool], &[&str], Result<Leaving, &str>)] = &[
+        type Case<'a> = (&'a [&'a str], &'a [bool], &'a [&'a str], Result<Leaving, &'a str>);
+        let cases: &[Case<'_>] = &[
             (&both, &three, &["pg-2"], go(None, &[])),
             (&both, &three, &["pg-1"], go(Some("pg-2"), &[])),
             (&both, &three, &["pg-1", "pg-2"], go(Some("pg-3"), &[])),
