@@ -17,10 +17,31 @@ fn status_verify_and_switchover_of_seven_machines() {
     let lab = Lab::bootstrapped("demo", "trixie");
 
     let status = lab.until_healthy(Duration::from_secs(180));
-    assert_eq!(keys(&status), ["cluster", "healthy", "problems", "members", "dcs", "haproxy", "vip"]);
+    let expected = [
+        "cluster",
+        "healthy",
+        "problems",
+        "pause",
+        "scheduled_switchover",
+        "members",
+        "dcs",
+        "haproxy",
+        "vip",
+    ];
+    assert_eq!(keys(&status), expected);
     let members = status["members"].as_array().expect("a list");
     assert_eq!(members.len(), 3, "{status:#}");
-    let expected = ["name", "host", "port", "role", "state", "timeline", "lag_bytes", "pending_restart"];
+    let expected = [
+        "name",
+        "host",
+        "port",
+        "role",
+        "state",
+        "timeline",
+        "lag_bytes",
+        "pending_restart",
+        "pending_restart_reason",
+    ];
     assert_eq!(keys(&members[0]), expected);
     let streaming = members.iter().filter(|member| member["state"] == "streaming").count();
     assert_eq!(streaming, 2, "{status:#}");

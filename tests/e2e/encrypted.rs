@@ -106,6 +106,7 @@ fn nothing_answers_in_plain_text_and_certificates_are_renewed_in_passing() {
 }
 
 #[test]
+#[ignore = "make test-long"]
 fn a_cluster_with_tls_grows_shrinks_and_changes_its_authority() {
     let lab = Lab::bootstrapped_with("demo", "trixie", &[TLS]);
     let healthy = Duration::from_secs(180);
