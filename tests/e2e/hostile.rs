@@ -288,7 +288,7 @@ fn a_port_that_somebody_else_has_is_told_with_who_it_is() {
           command: systemctl start etcd.service (exit code 1)
           next: if nobody needs that one: `systemctl disable --now squatter.service` on the host; otherwise choose another port in the inventory. Then run the same command again
         error: haproxy-1: HAProxy runs: haproxy.service does not start: port 5431 is taken by perl (process N of squatter.service)
-          task: playbooks/haproxy.yml:LINE
+          task: playbooksDIR/haproxy.yml:LINE
           command: systemctl start haproxy.service (exit code 1)
           next: if nobody needs that one: `systemctl disable --now squatter.service` on the host; otherwise choose another port in the inventory. Then run the same command again
         error: REPLICA: Nobody else has PostgreSQL's ports: port 5432 is taken by perl (process N of squatter.service)
