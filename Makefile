@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-long bench check build setup setup-bench setup-test clean-sandboxes
+.PHONY: help demo demo-down test test-long bench check build setup setup-bench setup-test clean-labs
 
 # What the sandbox's hosts need on this machine, and what the tests run for real.
 PACKAGES := build-essential ca-certificates iproute2 mmdebstrap nftables openssh-client systemd-container util-linux
@@ -44,12 +44,19 @@ check: ## Format, lints, licences and banned crates
 	cargo deny --locked check bans licenses sources
 
 test: setup-test check ## Every test, end to end ones included
-	cargo nextest run --locked --no-fail-fast
+	@trap '$(MAKE) --no-print-directory clean-labs' EXIT; cargo nextest run --locked --no-fail-fast
 	@echo "Left out: the repetitions of 'make test-long' (20 kills over a bootstrap, 24 faults in a row on one cluster, every kind of setting changed under a writer, hosts that come, go and are replaced, a cluster with TLS that grows, shrinks and changes its authority) and the advisory database, which needs the internet."
 
 test-long: setup-test ## The repetitions that do not fit into `make test`
-	cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only
+	@trap '$(MAKE) --no-print-directory clean-labs' EXIT; cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only
 	@echo "Left out: nothing."
+
+# Gigabytes of bootstrapped hosts. `cargo nextest run` by itself keeps them for its next run.
+clean-labs: ## Remove the clusters that the tests have kept
+	@target=$${CARGO_TARGET_DIR:-target}; for lab in $$target/tmp/labs/lab-*/; do \
+	  [ -d "$$lab" ] || continue; \
+	  $$target/debug/pgfleet sandbox forget "$$(basename "$$lab")" && rm -rf "$$lab"; \
+	done
 
 bench: setup-bench build ## Speed, side by side with the references, in one run
 	PGFLEET_BIN=$(abspath $(PGFLEET)) tests/bench/run

@@ -9,7 +9,7 @@ use pgfleet::{
     cluster::{Do, Kv},
     inventory::Inventory,
     journal::{
-        self, Author, Ended, Holder, Intent, Journal, NoLock, Unlocked,
+        self, Author, Ended, Holder, Intent, Journal, NoLock, Process, Unlocked,
         desired::{self, Secrets},
         history::{self, Changes, Entry, Outcome},
     },
@@ -127,7 +127,7 @@ fn demo() -> Scope {
 
 fn by(user: &str, machine: &str, command: &str) -> Holder {
     let who = Author { user: user.to_owned(), machine: machine.to_owned() };
-    Holder { who, ..Holder::new(command) }
+    Holder { who, process: None, ..Holder::new(command) }
 }
 
 fn changed(host: &str, step: &str) -> Ended {
@@ -187,6 +187,20 @@ async fn a_run_that_died_loses_its_lock_by_itself() {
     assert_eq!(fates(world.history().await), [Some(Outcome::Died), Some(Outcome::Running)]);
     journal.finish(changed("pg-1", "Write the file")).await;
     assert_eq!(fates(world.history().await), [Some(Outcome::Died), Some(Outcome::Done)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_was_killed_here_is_given_again_without_more_ado() {
+    let world = World::start();
+    let mut killed = Command::new("sleep").arg("600").spawn().expect("started");
+    let process = Process::of(killed.id());
+    assert!(process.is_some(), "Linux tells");
+    let (dead, next) = (Holder { process, ..by("alice", "laptop", "apply") }, by("alice", "laptop", "apply"));
+    drop(world.begin(&dead, Begin::default()).await.expect("nobody else"));
+    assert!(world.begin(&next, Begin::default()).await.is_err(), "it still runs");
+    killed.kill().expect("it is ours");
+    killed.wait().expect("it has ended");
+    world.begin(&next, Begin::default()).await.expect("its turn");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,7 +121,10 @@ async fn begin(
     stop: &CancellationToken,
     tell: Tell<'_>,
 ) -> Result<Journal, Error> {
-    let waits_for = |holder: &Holder| tell(&format!("Waiting: {}.", holder.describe()));
+    let waits_for = |holder: &Holder| {
+        let died = if holder.has_died() { " (killed; its lock ends within seconds)" } else { "" };
+        tell(&format!("Waiting: {}{died}.", holder.describe()));
+    };
     let intent = Intent {
         holder: r#use.holder,
         wait: r#use.wait,

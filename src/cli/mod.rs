@@ -10,6 +10,7 @@ mod context;
 mod copy;
 mod deploy;
 mod destroy;
+mod edit;
 pub mod error;
 mod exec;
 mod exit;
@@ -60,6 +61,7 @@ enum Command {
     Plan(deploy::PlanArgs),
     Bootstrap(deploy::BootstrapArgs),
     Apply(deploy::ApplyArgs),
+    Edit(edit::Args),
     Run(deploy::RunArgs),
     Status(status::Args),
     Verify(verify::Args),
@@ -107,6 +109,7 @@ fn run(command: Command) -> Outcome {
         Command::Plan(args) => on_cluster(&args.common.clone(), deploy::plan(args)),
         Command::Bootstrap(args) => on_cluster(&args.common.clone(), deploy::bootstrap(args)),
         Command::Apply(args) => on_cluster(&args.common.clone(), deploy::apply(args)),
+        Command::Edit(args) => on_cluster(&args.common().clone(), edit::run(args)),
         Command::Run(args) => on_cluster(&args.common.clone(), deploy::run(args)),
         Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
         Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),

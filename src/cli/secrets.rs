@@ -189,7 +189,7 @@ async fn edit(common: Common) -> Outcome {
     let before = store.text();
     let mut text = before.clone();
     loop {
-        text = secret::edit(&text).await?;
+        text = secret::edit("secrets.yml", &text).await?;
         if text == before {
             ui::note("Nothing was changed.");
             return Ok(Exit::Done);

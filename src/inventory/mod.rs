@@ -8,6 +8,7 @@ pub mod catalogue;
 mod certificates;
 mod check;
 mod connection;
+mod edit;
 mod extra;
 mod fill;
 mod generated;

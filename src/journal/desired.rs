@@ -211,8 +211,10 @@ impl Stored {
     /// were changed here.
     pub fn foreign_secrets(&self, ours: &Snapshot, base: Option<Digest>) -> Option<&str> {
         match &self.secrets {
-            Secrets::Apart { file, .. } if self.secrets != ours.secrets && base != Some(self.digest) => {
-                Some(file)
+            Secrets::Apart { file, digest } => {
+                // The inventory may have another name here, and so its file of passwords.
+                let same = matches!(&ours.secrets, Secrets::Apart { digest: own, .. } if own == digest);
+                (!same && base != Some(self.digest)).then_some(file.as_str())
             }
             _ => None,
         }
@@ -386,5 +388,8 @@ all:
         assert_eq!(kept.foreign_secrets(&generated, None), Some("demo.secrets.yml"));
         assert_eq!(kept.foreign_secrets(&generated, Some(kept.digest)), None, "changed here, and meant so");
         assert_eq!(kept.foreign_secrets(&first, None), None);
+        let Secrets::Apart { digest, .. } = first.secrets else { panic!("they are apart") };
+        let secrets = Secrets::Apart { file: "another-name.secrets.yml".to_owned(), digest };
+        assert_eq!(kept.foreign_secrets(&Snapshot { secrets, ..generated }, None), None);
     }
 }

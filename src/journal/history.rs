@@ -149,8 +149,13 @@ mod tests {
 
     fn entry(id: &str, outcome: Outcome) -> Entry {
         let who = Author { user: "alice".to_owned(), machine: "laptop".to_owned() };
-        let holder =
-            Holder { run: id.to_owned(), who, since: Timestamp::UNIX_EPOCH, command: "apply".to_owned() };
+        let holder = Holder {
+            run: id.to_owned(),
+            who,
+            since: Timestamp::UNIX_EPOCH,
+            command: "apply".to_owned(),
+            process: None,
+        };
         Entry { outcome, ..Entry::begin(&holder) }
     }
 

@@ -1,7 +1,7 @@
 //! The deploy lock: one run at a time changes a cluster. It is a key under a lease, so that it ends by itself
 //! when the machine that holds it is gone.
 
-use super::{author::Author, keys};
+use super::{author::Author, keys, process::Process};
 use crate::{
     cluster::{Do, If, Kv, KvError},
     model::Scope,
@@ -21,6 +21,8 @@ pub struct Holder {
     pub who: Author,
     pub since: Timestamp,
     pub command: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
 }
 
 impl Holder {
@@ -28,12 +30,17 @@ impl Holder {
         let since = Timestamp::now();
         // In the order of time, and unlike those of others who begin in the same second.
         let run = format!("{}-{:04x}", since.strftime("%Y%m%d-%H%M%S"), rand::random::<u16>());
-        Self { run, who: Author::here(), since, command: command.to_owned() }
+        Self { run, who: Author::here(), since, command: command.to_owned(), process: Process::current() }
     }
 
     /// What others are told.
     pub fn describe(&self) -> String {
         format!("{} runs `pgfleet {}` since {:.0}", self.who, self.command, self.since)
+    }
+
+    /// Whether nobody is behind it any more, as far as this machine can tell.
+    pub fn has_died(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::has_ended)
     }
 
     pub(super) fn parse(value: &[u8]) -> Self {
@@ -42,6 +49,7 @@ impl Holder {
             who: Author { user: "somebody".to_owned(), machine: "unknown".to_owned() },
             since: Timestamp::UNIX_EPOCH,
             command: "?".to_owned(),
+            process: None,
         })
     }
 }

@@ -11,8 +11,10 @@ pub mod history;
 mod keys;
 mod lease;
 mod lock;
+mod process;
 mod run;
 
 pub use author::Author;
 pub use lock::{Holder, holder, unlock};
+pub use process::Process;
 pub use run::{Ended, Intent, Journal, NoLock, Unlocked, store};

@@ -28,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 /// How often it is looked whether a lock that somebody else holds is free.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// The lock of a run that died ends with its lease, which etcd looks at now and then.
+const DIED: Duration = lock::TTL.saturating_add(Duration::from_secs(5));
+
 /// A host of etcd that is gone must not hold up a run for long: another one will answer.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -200,7 +203,8 @@ impl Journal {
         }
     }
 
-    /// Waits until the lock is free, as far as can be seen.
+    /// Waits until the lock is free, as far as can be seen. That of a run that died on this machine ends by
+    /// itself, so that a command that was killed can just be given again.
     async fn wait(
         &self,
         kv: &Kv,
@@ -208,10 +212,11 @@ impl Journal {
         since: Instant,
         intent: &Intent<'_>,
     ) -> Result<(), NoLock> {
-        if !intent.wait.is_zero() {
+        let patience = if holder.has_died() { intent.wait.max(DIED) } else { intent.wait };
+        if !patience.is_zero() {
             (intent.waits_for)(&holder);
         }
-        while since.elapsed() < intent.wait {
+        while since.elapsed() < patience {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = intent.stop.cancelled() => return Err(NoLock::Stopped),

@@ -16,9 +16,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// The text as its owner leaves it. An interrupt is the editor's; an end of this process, or of the terminal,
+/// The text as its owner leaves it; the editor sees a file of this name. An interrupt is the editor's; an end of this process, or of the terminal,
 /// wipes the file too.
-pub async fn edit(text: &Secret) -> Result<Secret, Diagnostic> {
+pub async fn edit(name: &str, text: &Secret) -> Result<Secret, Diagnostic> {
     let line =
         ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok()).filter(|line| !line.is_empty());
     let line = line.unwrap_or_else(|| "vi".to_owned());
@@ -26,13 +26,12 @@ pub async fn edit(text: &Secret) -> Result<Secret, Diagnostic> {
         Diagnostic::error(format!("the editor `{line}` did not work: {why}"))
             .help("name one that waits until you are done in EDITOR, for example `EDITOR=nano`")
     };
-    let kept =
-        |error: io::Error| Diagnostic::error(format!("the secrets cannot be laid out to edit: {error}"));
+    let kept = |error: io::Error| Diagnostic::error(format!("the text cannot be laid out to edit: {error}"));
     let words = shlex::split(&line).unwrap_or_default();
     let Some((program, arguments)) = words.split_first() else {
         return Err(failed("it is no command".to_owned()));
     };
-    let desk = Desk::new(text).map_err(kept)?;
+    let desk = Desk::new(name, text).map_err(kept)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(kept)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(kept)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(kept)?;
@@ -63,10 +62,10 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(text: &Secret) -> io::Result<Desk> {
+    fn new(name: &str, text: &Secret) -> io::Result<Desk> {
         let private = fs::Permissions::from_mode(0o700);
         let folder = tempfile::Builder::new().prefix("pgfleet-").permissions(private).tempdir_in(memory())?;
-        let file = folder.path().join("secrets.yml");
+        let file = folder.path().join(name);
         let mut handle = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
         handle.write_all(text.expose().as_bytes())?;
         Ok(Desk { folder, file })

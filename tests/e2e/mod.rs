@@ -11,6 +11,7 @@ mod harness_itself;
 mod hostile;
 mod kills;
 mod operators;
+mod plans;
 mod resources;
 mod rolling;
 mod sandbox;

@@ -78,7 +78,6 @@ fn assert_whole(lab: &Lab, writer: Writer) {
 }
 
 #[test]
-#[ignore = "make test-long"]
 fn three_hosts_grow_to_five_and_shrink_again() {
     let lab = Lab::bootstrapped("demo", "trixie");
     let writer = lab.writer();
@@ -124,7 +123,6 @@ fn three_hosts_grow_to_five_and_shrink_again() {
 }
 
 #[test]
-#[ignore = "make test-long"]
 fn dead_hosts_are_replaced() {
     let lab = Lab::bootstrapped("demo", "trixie");
     let writer = lab.writer();

@@ -52,6 +52,10 @@ fn superuser() -> String {
 
 const ATTEMPT: Duration = Duration::from_secs(5);
 
+/// What was written is seen by the member that was asked within a turn of its loop, for which Patroni takes up
+/// to `loop_wait`; its default is 10 s.
+const SEEN_WITHIN: Duration = Duration::from_secs(30);
+
 impl DynamicConfig {
     fn address(&self) -> String {
         format!("{}/config", self.url.trim_end_matches('/'))
@@ -280,6 +284,23 @@ impl Manage for DynamicConfig {
             )),
             _ => Err(failure_with(said(&url, &response), next_step)),
         }
+    }
+
+    /// A member shows what it last heard of the store, so one that has just joined, or is busy, shows what was
+    /// written a moment later.
+    async fn verify(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
+        until(context, SEEN_WITHIN, async || match self.get().await {
+            Ok(current) => {
+                let missing = patch(&current, &self.config);
+                if missing.is_empty() {
+                    return Look::Satisfied;
+                }
+                let missing = describe(&current, &missing);
+                Look::Missing(format!("{} does not show what was written: {missing}", self.address()))
+            }
+            Err(missing) => Look::Missing(missing),
+        })
+        .await
     }
 }
 

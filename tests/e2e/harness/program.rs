@@ -70,11 +70,13 @@ pub fn run(command: &mut Command) -> Ran {
 pub fn eventually<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
+        let begun = Instant::now();
         if let Some(found) = condition() {
             return found;
         }
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        // A look that costs much, such as a whole `pgfleet status`, must not slow down what it waits for.
+        std::thread::sleep(begun.elapsed().clamp(Duration::from_millis(5), Duration::from_secs(1)));
     }
 }
 
