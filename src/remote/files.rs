@@ -1,15 +1,19 @@
 //! Files as they are changed here: written beside, synced, renamed. Every change of the file system that
 //! resources make goes through this file, so that tests can interrupt a run at each of them.
 
-use crate::remote::{
-    arguments::Permissions,
-    host::{Context, Finding, Host, failure_with},
-    protocol::Failure,
+use crate::{
+    model::Digest,
+    remote::{
+        arguments::Permissions,
+        host::{Context, Finding, Host, failure_with},
+        protocol::Failure,
+    },
 };
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, ErrorKind, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -134,6 +138,25 @@ pub(crate) fn look(path: &Path) -> Result<Option<Found>, Failure> {
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(explain("read", path, &error)),
+    }
+}
+
+/// The digest of a file's content, which is not held in memory; none when there is no file.
+pub(crate) fn digest(path: &Path) -> Result<Option<Digest>, Failure> {
+    let mut hasher = sha2::Sha256::new();
+    let hashed = File::open(path).and_then(|mut file| {
+        let mut piece = vec![0; 1 << 18];
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(()),
+                length => hasher.update(&piece[..length]),
+            }
+        }
+    });
+    match hashed {
+        Ok(()) => Ok(Some(Digest::of_hasher(hasher))),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(explain("read", path, &error)),
     }

@@ -70,9 +70,7 @@ impl Thing {
         let path = host.path(&self.path);
         match (&self.block, files::look(&path)?) {
             (_, None) => Ok(None),
-            (None, Some(Found { kind: Kind::File, .. })) => {
-                Ok(files::read(&path)?.map(|content| Digest::of(&content)))
-            }
+            (None, Some(Found { kind: Kind::File, .. })) => files::digest(&path),
             (Some(marker), Some(Found { kind: Kind::File | Kind::Link, .. })) => {
                 let text = files::read_text(&path)?;
                 Ok(resource::block_in(&text, marker).map(|block| Digest::of(block.as_bytes())))

@@ -1,14 +1,11 @@
 //! The agent's executable.
 
 use super::placement::Placement;
-use crate::{
-    model::Digest,
-    remote::{
-        arguments::Permissions,
-        files,
-        host::{Context, Finding, Manage},
-        protocol::Failure,
-    },
+use crate::remote::{
+    arguments::Permissions,
+    files,
+    host::{Context, Finding, Manage, failure},
+    protocol::Failure,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -26,6 +23,8 @@ pub struct AgentBinary {
     #[serde(default = "mode")]
     pub mode: Permissions,
 }
+
+const RUNNING: &str = "/proc/self/exe";
 
 fn dest() -> String {
     "/usr/local/bin/pgfleet".to_owned()
@@ -47,16 +46,15 @@ impl AgentBinary {
     }
 
     fn executable() -> Result<Vec<u8>, Failure> {
-        let path = Path::new("/proc/self/exe");
-        std::fs::read(path).map_err(|error| files::explain("read", path, &error))
+        std::fs::read(RUNNING).map_err(|error| files::explain("read", Path::new(RUNNING), &error))
     }
 }
 
 impl Manage for AgentBinary {
     async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
-        let executable = Self::executable()?;
+        let digest = files::digest(Path::new(RUNNING))?.ok_or_else(|| failure("this program has no file"))?;
         // No content for the diff: two executables differ in more than anyone reads.
-        self.placement().check(context, Digest::of(&executable), None)
+        self.placement().check(context, digest, None)
     }
 
     async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {

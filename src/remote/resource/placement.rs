@@ -42,19 +42,21 @@ impl<'a> Placement<'a> {
         let (attributes, promised) = Attributes::resolve(context, self.owner, self.group, self.mode)?;
         let mut finding = Finding::unchanged();
         let found = self.look(host)?;
-        let old = match found {
-            Some(Found { kind: Kind::File, .. }) => files::read(&host.path(self.path))?,
+        let path = host.path(self.path);
+        let held = match found {
+            Some(Found { kind: Kind::File, .. }) => files::digest(&path)?,
             _ => None,
         };
-        if old.as_deref().map(Digest::of) != Some(digest) {
+        if held != Some(digest) {
             match content.filter(|_| context.diff) {
-                Some(content) => finding.differs(files::diff(self.path, old.as_deref(), Some(content))),
-                None => finding.differs(format!(
-                    "{}: {} -> {}",
-                    self.path,
-                    old.map_or("absent".to_owned(), |old| Digest::of(&old).short()),
-                    digest.short()
-                )),
+                Some(content) => {
+                    let old = if held.is_some() { files::read(&path)? } else { None };
+                    finding.differs(files::diff(self.path, old.as_deref(), Some(content)));
+                }
+                None => {
+                    let held = held.map_or("absent".to_owned(), |held| held.short());
+                    finding.differs(format!("{}: {held} -> {}", self.path, digest.short()));
+                }
             }
         }
         if let Some(found) = found {
@@ -111,7 +113,7 @@ impl<'a> Placement<'a> {
 
 /// Whether the file at `path` holds exactly the content of that digest.
 pub(super) fn holds(host: &Host, path: &str, digest: Digest) -> bool {
-    files::read(&host.path(path)).ok().flatten().is_some_and(|content| Digest::of(&content) == digest)
+    files::digest(&host.path(path)).ok().flatten() == Some(digest)
 }
 
 /// The failure for a content that should have been transferred and was not.
