@@ -8,9 +8,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+const LIMIT: Duration = Duration::from_secs(60);
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/vault");
 
 /// A folder with an inventory, and two passphrases beside it.
@@ -22,7 +23,10 @@ impl Desk {
     fn new() -> Desk {
         let folder = tempfile::tempdir().expect("a folder");
         let single = Path::new(env!("CARGO_MANIFEST_DIR")).join("inventories/single.yml");
-        fs::copy(single, folder.path().join("inventory.yml")).expect("an inventory");
+        let inventory = fs::read_to_string(single).expect("an inventory");
+        // Passwords alone, without the keys of certificates.
+        let inventory = inventory.replace("cluster_name: single", "cluster_name: single\n    tls: false");
+        fs::write(folder.path().join("inventory.yml"), inventory).expect("an inventory");
         for passphrase in ["one", "two"] {
             fs::write(folder.path().join(passphrase), format!("passphrase {passphrase}\n")).expect("a file");
         }
@@ -175,16 +179,19 @@ fn what_an_editor_leaves_is_checked_and_nothing_of_it_stays() {
 fn a_person_is_asked_at_a_terminal() {
     let desk = Desk::new();
     let terminal = |words: &str, answers: &[(&str, &str)]| {
-        let mut command = desk.command(env!("CARGO_BIN_EXE_pgfleet"), words);
-        command.stdin(Stdio::inherit());
+        // Before the program starts: its own prompts turn the echo off, and nobody may turn it on again.
+        let line = format!("stty echo && exec {} {words}", env!("CARGO_BIN_EXE_pgfleet"));
+        let mut command = desk.command("sh", "-c");
+        command.arg(line).stdin(Stdio::inherit());
         let mut terminal = Session::spawn(command).expect("a terminal");
-        terminal.set_expect_timeout(Some(Duration::from_secs(60)));
-        terminal.set_echo(true).expect("a terminal");
+        terminal.set_expect_timeout(Some(LIMIT));
         for (question, answer) in answers {
             terminal.expect(*question).unwrap_or_else(|error| panic!("{question}: {error}"));
             if !answer.is_empty() {
                 // What is typed before the terminal stops to show it is thrown away.
+                let deadline = Instant::now() + LIMIT;
                 while terminal.is_echo().expect("a terminal") {
+                    assert!(Instant::now() < deadline, "{question}: it goes on to show what is typed");
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 terminal.send(format!("{answer}\r").as_bytes()).expect("somebody reads");

@@ -105,7 +105,7 @@ fn task_file(task: &Task, vars: &Map<String, Value>, templates: &Templates) -> O
 }
 
 fn inventory(path: &Path) -> Inventory {
-    let mut extra: Vec<String> = EXTRA.iter().map(|&pair| pair.to_owned()).collect();
+    let mut extra: Vec<String> = EXTRA.iter().chain(&["tls=false"]).map(|&pair| pair.to_owned()).collect();
     if fs::read_to_string(path).unwrap_or_default().contains("keepalived") {
         extra.push("vip_password=vip-pass".to_owned());
     }

@@ -41,6 +41,17 @@ pub struct Tally {
     pub telling: Vec<String>,
 }
 
+impl Tally {
+    /// Adds what was found where nothing differs.
+    pub(super) fn extend_quietly(&mut self, found: Tally) {
+        self.unchanged += found.unchanged;
+        self.skipped += found.skipped;
+        self.restart_pending |= found.restart_pending;
+        self.looks.extend(found.looks);
+        self.telling.extend(found.telling);
+    }
+}
+
 /// A step that changed something, or under `plan` would.
 #[derive(Debug, Serialize)]
 pub struct Change {

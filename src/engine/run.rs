@@ -157,7 +157,7 @@ impl<'a> Engine<'a> {
     ) -> bool {
         let names: Vec<HostName> = batches.iter().flatten().map(|host| host.name.clone()).collect();
         let owes = |run: &HostRun<'_>| play.handlers.iter().any(|handler| run.owed.contains(&handler.name));
-        if self.options.mode != Mode::Apply || names.iter().any(|name| runs.get(name).is_some_and(owes)) {
+        if names.iter().any(|name| runs.get(name).is_some_and(owes)) {
             return false;
         }
         let before: Vec<_> =
@@ -182,8 +182,7 @@ impl<'a> Engine<'a> {
         for (run, (tally, registered)) in runs.values_mut().zip(before) {
             let found = std::mem::replace(&mut run.tally, tally);
             if all_right {
-                run.tally.unchanged += found.unchanged;
-                run.tally.skipped += found.skipped;
+                run.tally.extend_quietly(found);
             } else {
                 run.registered = registered;
                 run.owed.retain(|debt| !play.handlers.iter().any(|handler| handler.name == *debt));

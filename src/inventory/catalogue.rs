@@ -118,7 +118,7 @@ pub static VARIABLES: &[Variable] = &[
     row(In::Failover, "use_slots", Bool, Is("true"), Cluster, PG, "Whether each replica has a replication slot, so that the primary keeps the WAL that it still needs.", "true"),
     row(In::Failover, "reclone_after_failed_rewind", Bool, Is("false"), Cluster, PG, "Whether a former primary that cannot be rewound is copied anew, which removes its data directory.", "true"),
 
-    row(In::Tls, "tls", Bool, Is("false"), Cluster, ALL, "Whether etcd, PostgreSQL, the agents' REST API and HAProxy's statistics speak TLS alone, with certificates of an authority of the cluster's own. The authority's key and the certificates are kept in the secrets file. It is decided when the cluster is made.", "true"),
+    row(In::Tls, "tls", Bool, Is("true"), Cluster, ALL, "Whether etcd, PostgreSQL, the agents' REST API and HAProxy's statistics speak TLS alone, with certificates of an authority of the cluster's own. The authority's key and the certificates are kept in the secrets file. It is decided when the cluster is made.", "false"),
     row(In::Tls, "certificate_days", Integer { least: 1, most: 3_650 }, Is("365"), Cluster, ALL, "How many days a new certificate is valid. One is made anew by the first `apply` that finds less than a third of that left; services take it up without a restart.", "90"),
 
     row(In::Etcd, "etcd_install", Choice(&["package", "archive"]), Is("package"), Cluster, ETCD, "Where etcd comes from: the distribution's package, or a release archive.", "archive"),

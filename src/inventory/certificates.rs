@@ -317,7 +317,7 @@ all:
         let moved = serials(&load(&path, &[]));
         assert_eq!(moved[0], later[0], "etcd is not reached through HAProxy");
         assert!(moved[1] != later[1] && moved[2] != later[2]);
-        std::fs::write(&path, INVENTORY.replace("tls: true, ", "")).unwrap();
+        std::fs::write(&path, INVENTORY.replace("tls: true", "tls: false")).unwrap();
         assert!(load(&path, &[]).authority().is_none());
     }
 

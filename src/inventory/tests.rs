@@ -124,7 +124,8 @@ fn facts_complete_what_depends_on_the_host() {
 
 #[test]
 fn passwords_are_generated_once_and_known_as_secrets() {
-    let folder = Folder::new(&[("demo.yml", &BASE.replace("ttl: 20", "rewind_password: chosen"))]);
+    let folder =
+        Folder::new(&[("demo.yml", &BASE.replace("ttl: 20", "tls: false, rewind_password: chosen"))]);
     let first = Inventory::load(&folder.1, &[]).unwrap_or_else(|wrong| panic!("{wrong}"));
     let second = Inventory::load(&folder.1, &[]).unwrap_or_else(|wrong| panic!("{wrong}"));
     let password = |inventory: &Inventory| inventory.superuser().unwrap().password;

@@ -58,7 +58,7 @@ class Contender:
         lab = self.lab
         [entry] = lab.groups()["haproxy"].values()
         port, password = lab.variable("haproxy_primary_port"), lab.secret("superuser_password")
-        return f"host={entry} port={port} user=postgres dbname=postgres password={password} sslmode=disable"
+        return f"host={entry} port={port} user=postgres dbname=postgres password={password} sslmode=prefer"
 
 
 def kill_postmaster(contender, leader):

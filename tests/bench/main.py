@@ -9,13 +9,14 @@ import time
 
 import gaps
 import idle
+import many
 import nothing
 from lab import HERE, WORK, Failed, Lab, note
 from table import Table
 
-PARTS = ["bootstrap", "apply", "idle", "gaps"]
-LEFT_OUT = ["memory of the control process with 1,000 hosts"]
+PARTS = ["bootstrap", "apply", "many", "idle", "gaps"]
 ROUND_TRIP_MS = 80
+MANY = 200
 
 # How quick Patroni is: its defaults, and the lowest that it accepts.
 DEFAULT = {"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "haproxy_check_interval_ms": 3000}
@@ -63,11 +64,12 @@ class Bench:
         self.own = Lab("bench-pgfleet")
         self.patroni = Lab("bench-patroni")
         self.alone = Lab("bench-alone")
-        self.labs = [self.own, self.patroni, self.alone]
+        self.many_hosts = many.ManyLab("bench-many", MANY)
+        self.labs = [self.own, self.patroni, self.alone, self.many_hosts]
         self.table = Table()
         self.load_before = os.getloadavg()[0]
         self.notes = []
-        self.left_out = LEFT_OUT + [part for part in PARTS if part not in self.parts]
+        self.left_out = [part for part in PARTS if part not in self.parts]
         if not self.references:
             self.left_out.append("Ansible and Patroni, as asked")
 
@@ -86,6 +88,7 @@ class Bench:
             contenders += self.patronis()
         measures = {
             "apply": self.apply,
+            "many": self.many,
             "idle": lambda: self.idle(contenders[:2]),
             "gaps": lambda: self.gaps(contenders),
         }
@@ -163,6 +166,21 @@ class Bench:
             "half of it."
         )
 
+    def many(self):
+        note(f"{MANY} hosts ({load()})")
+        times, memory = many.rounds(self.many_hosts, self.count)
+        self.many_hosts.remove()
+        self.table.row(
+            f"plan, nothing to change, {MANY} hosts", times["pgfleet"], "s",
+            f"ssh HOST true, {many.FORKS} at a time", times["ssh"], "≤ 2×", 2, by_ratio=True,
+        )
+        # The budget is for 1,000 hosts.
+        self.table.row(f"memory of the control process, {MANY} hosts", memory, "MB", None, None, "≤ 300 MB", 300)
+        self.notes.append(
+            f"{MANY} hosts: the seven of the demo, and haproxy-1 under {MANY - 7} addresses, so that one sshd "
+            "answers for most of them, on the cores that the control process has, too."
+        )
+
     def idle(self, contenders):
         units = ["pgfleet-agent", "patroni"]
         note(f"idle for 60 s ({load()})")
@@ -221,7 +239,7 @@ class Bench:
             lines.append("! The run ended early; what is missing above was not measured.")
         lines += [f"* {text}" for text in self.notes]
         lines += [f"! budget missed: {text}" for text in self.table.missed]
-        lines.append(f"Left out: {'; '.join(self.left_out)}.")
+        lines.append(f"Left out: {'; '.join(self.left_out) or 'nothing'}.")
         lines.append(
             f"Measured on {os.cpu_count()} cores, kernel {platform.release()}, in this one run; "
             f"the load was {self.load_before:.1f} before it. Above {os.cpu_count()}, others were at work and the "

@@ -1,5 +1,4 @@
-//! A cluster in which everything speaks TLS: nothing answers in plain text, certificates are renewed in
-//! passing.
+//! Everything speaks TLS: nothing answers in plain text, certificates are renewed in passing.
 
 use super::{
     harness::{
@@ -18,8 +17,6 @@ use std::{
     thread,
     time::Duration,
 };
-
-const TLS: &str = "tls=true";
 
 /// What a port answers to a question in plain text.
 fn asked_plainly(lab: &Lab, at: &str) -> String {
@@ -64,7 +61,7 @@ fn changed(lab: &Lab, arguments: &[&str]) -> Vec<String> {
 
 #[test]
 fn nothing_answers_in_plain_text_and_certificates_are_renewed_in_passing() {
-    let lab = Lab::bootstrapped_with("demo", "trixie", &[TLS]);
+    let lab = Lab::bootstrapped("demo", "trixie");
     let proof = lab.pgfleet(&["verify"]).success();
     assert!(proof.contains("The cluster demo works."), "{proof}");
     assert_eq!(changed(&lab, &["apply"]), [""; 0], "the second run changes nothing");
@@ -108,7 +105,7 @@ fn nothing_answers_in_plain_text_and_certificates_are_renewed_in_passing() {
 #[test]
 #[ignore = "make test-long"]
 fn a_cluster_with_tls_grows_shrinks_and_changes_its_authority() {
-    let lab = Lab::bootstrapped_with("demo", "trixie", &[TLS]);
+    let lab = Lab::bootstrapped("demo", "trixie");
     let healthy = Duration::from_secs(180);
     write_in(
         &lab,
@@ -146,7 +143,7 @@ fn a_cluster_with_tls_grows_shrinks_and_changes_its_authority() {
     let adopt = ["adopt", "10.128.0.26", "--cluster", "demo", "-o", &folder, "--sandbox", &sandbox];
     run(&mut pgfleet(&adopt)).success();
     let inventory = format!("{folder}/inventory.yml");
-    let apply = ["apply", "-y", "-i", &inventory, "-e", TLS, "--sandbox", &sandbox];
+    let apply = ["apply", "-y", "-i", &inventory, "--sandbox", &sandbox];
     let refused = run(&mut pgfleet(&apply)).failure(1);
     assert!(refused.contains("trusts another authority"), "{refused}");
     lab.until_healthy(healthy);

@@ -64,7 +64,11 @@ fn names(status: &Value, of: &str) -> Vec<String> {
 
 /// The members that etcd itself lists.
 fn etcd_members(lab: &Lab, through: &str) -> usize {
-    let listed = lab.scratch.on(through, "ETCDCTL_API=3 etcdctl member list | grep -c started");
+    let listed = lab.scratch.on(
+        through,
+        "ETCDCTL_API=3 etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/pgfleet/tls/ca.crt \
+         --cert /etc/pgfleet/tls/etcd.crt --key /etc/pgfleet/tls/etcd.key member list | grep -c started",
+    );
     listed.parse().unwrap()
 }
 

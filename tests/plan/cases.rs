@@ -11,6 +11,7 @@ const SEVEN: &str = "\
 all:
   vars:
     cluster_name: demo
+    tls: false
     postgres_version: 17
     postgres_data_dir: /var/lib/postgresql/17/plan
     superuser_password: super-secret
@@ -42,6 +43,7 @@ const TWO: &str = "\
 all:
   vars:
     cluster_name: files
+    tls: false
     postgres_version: 17
     postgres_data_dir: /var/lib/postgresql/17/plan
     superuser_password: super-secret
@@ -75,6 +77,7 @@ const ONE: &str = "\
 all:
   vars:
     cluster_name: single
+    tls: false
     postgres_version: 17
     postgres_data_dir: /var/lib/postgresql/17/plan
     superuser_password: super-secret

@@ -289,7 +289,8 @@ impl Manage for DynamicConfig {
     /// A member shows what it last heard of the store, so one that has just joined, or is busy, shows what was
     /// written a moment later.
     async fn verify(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
-        until(context, SEEN_WITHIN, async || match self.get().await {
+        let limit = SEEN_WITHIN.min(Duration::from_secs(self.timeout));
+        until(context, limit, async || match self.get().await {
             Ok(current) => {
                 let missing = patch(&current, &self.config);
                 if missing.is_empty() {
