@@ -16,7 +16,7 @@ pub(crate) struct Unit {
 }
 
 const PROPERTIES: &str = "LoadState,LoadError,ActiveState,SubState,UnitFileState,NeedDaemonReload,NRestarts,\
-                          Result,InvocationID,Type,CanReload,FragmentPath";
+                          Result,InvocationID,Type,CanReload,FragmentPath,MainPID";
 
 impl Unit {
     /// What systemd knows of `name`; a unit that doesn't exist has the load state `not-found`.
@@ -77,6 +77,11 @@ impl Unit {
     /// `active (running)` and the like.
     pub fn state(&self) -> String {
         format!("{} ({})", self.get("ActiveState"), self.get("SubState"))
+    }
+
+    /// Its main process; none where it has none.
+    pub fn main_pid(&self) -> Option<i32> {
+        self.get("MainPID").parse().ok().filter(|pid| *pid > 0)
     }
 
     pub fn needs_daemon_reload(&self) -> bool {

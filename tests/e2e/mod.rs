@@ -16,3 +16,4 @@ mod rolling;
 mod sandbox;
 mod scale;
 mod stories;
+mod upgrade;

@@ -7,10 +7,11 @@ use crate::{
         arguments::Permissions,
         files,
         host::{Context, Finding, Manage},
-        protocol::Failure,
+        protocol::{Failure, Version},
     },
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::path::Path;
 
 /// `agent_binary`: the running executable, which is the agent as well, is installed at `dest`.
@@ -54,9 +55,20 @@ impl AgentBinary {
 
 impl Manage for AgentBinary {
     async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
-        let executable = Self::executable()?;
+        let digest = Digest::of(&Self::executable()?);
         // No content for the diff: two executables differ in more than anyone reads.
-        self.placement().check(context, Digest::of(&executable), None)
+        let finding = self.placement().check(context, digest, None)?;
+        let installed = match finding.changed {
+            true => files::read(&context.host.path(&self.dest))?.map(|content| Digest::of(&content)),
+            false => Some(digest),
+        };
+        let version = Version {
+            name: "pgfleet".to_owned(),
+            installed: installed.map(|installed| format!("build {}", installed.short())),
+            to: (installed != Some(digest))
+                .then(|| format!("{} build {}", env!("CARGO_PKG_VERSION"), digest.short())),
+        };
+        Ok(finding.with("versions", json!([version])))
     }
 
     async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
