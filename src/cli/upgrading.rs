@@ -261,9 +261,13 @@ impl Undertaking<'_> {
             Box::new(Stopped::new(error.to_string(), next))
         })?;
         for step in planned.steps() {
-            let begun = self.begin(&step.to_string(), course)?;
+            let what = match step {
+                Step::Switchover { .. } => step.to_string(),
+                _ => format!("{} on {}", Component::Postgres, step.member()),
+            };
+            let begun = self.begin(&what, course)?;
             self.member(&planned, step, course).await?;
-            self.over(Component::Postgres, step.to_string(), begun, course).await;
+            self.over(Component::Postgres, what, begun, course).await;
         }
         Ok(())
     }
