@@ -157,6 +157,9 @@ fn simulated(text: &str) -> Vec<Version> {
 impl Manage for PackageUpgrade {
     async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
         let host = context.host;
+        // What somebody is about to replace cannot be looked at: a run that died may have left its apt at work.
+        let patience = Duration::from_secs(self.lock_timeout);
+        apt_get::wait_for_lock(context, apt_get::DPKG_LOCK, patience).await?;
         let limit = Duration::from_secs(self.cache_valid_time);
         // What is on offer cannot be told from old lists.
         if apt_get::is_update_owed(host) || apt_get::lists_age(host).is_none_or(|age| age > limit) {
@@ -169,6 +172,9 @@ impl Manage for PackageUpgrade {
                 let from = version.installed.as_deref().unwrap_or("absent");
                 finding.differs(format!("{}: {from} -> {to}", version.name));
             }
+        }
+        if Packages::read(host)?.need_repair() {
+            finding.differs("dpkg: interrupted -> complete");
         }
         if self.all_but.is_some() && host.path(Path::new(REBOOT_REQUIRED)).exists() {
             finding
