@@ -143,6 +143,7 @@ fn everything(lab: &Lab, arguments: &[&str]) -> (Value, Written) {
 }
 
 #[test]
+#[ignore = "make test-long"]
 fn everything_is_upgraded_and_the_agent_rolled_back() {
     let lab = lab();
     let (before, programs_before) = (versions(&lab), programs(&lab));
@@ -208,6 +209,7 @@ fn breaks_on(lab: &Lab, mark: &str, how: &str) {
 }
 
 #[test]
+#[ignore = "make test-long"]
 fn a_broken_agent_stops_at_the_first_node_and_a_good_one_is_not_noticed() {
     let lab = lab();
     let (programs_before, started, leader) = (programs(&lab), starts(&lab), lab.leader(None));
@@ -313,6 +315,7 @@ fn killed_at(points: u32) {
 }
 
 #[test]
+#[ignore = "make test-long"]
 fn an_upgrade_that_was_killed_is_completed_by_the_next() {
     killed_at(3);
 }
