@@ -57,6 +57,7 @@ fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool)
         vars.insert("etcd_joined".to_owned(), json!({"initial_cluster": "etcd-1=http://10.128.0.26:2380"}));
         vars.insert("etcd_member".to_owned(), json!({"leader": false}));
         vars.insert("haproxy_address".to_owned(), json!({"stdout": "elsewhere"}));
+        vars.insert("postgres_process".to_owned(), json!({"stale": false}));
         for task in play.tasks.iter().chain(&play.handlers) {
             if let Some((path, content)) = task_file(task, &vars, &templates) {
                 files.insert(path, content);
@@ -69,7 +70,10 @@ fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool)
 /// Renders a task's arguments and has them understood; the file that it writes from a template.
 fn task_file(task: &Task, vars: &Map<String, Value>, templates: &Templates) -> Option<(String, String)> {
     let mut vars = vars.clone();
-    vars.extend(task.vars.clone());
+    for (name, value) in &task.vars {
+        let value = templates.value(value, &vars, &task.at).unwrap_or_else(|wrong| panic!("{wrong}"));
+        vars.insert(name.clone(), value);
+    }
     if task.r#loop.is_some() {
         vars.insert("item".to_owned(), json!("soft"));
     }

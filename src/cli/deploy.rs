@@ -9,7 +9,7 @@ use super::{
     rolling,
 };
 use crate::{
-    engine::{self, Consequences, Engine, Inputs, Mask, Options, Report, Request, SavedPlan},
+    engine::{self, Consequences, Engine, Inputs, Mask, Options, Report, Request, SavedPlan, Sink},
     playbook::{Playbook, Sources},
     remote::protocol::Mode,
     ui::{
@@ -310,7 +310,27 @@ pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>
     let common = &context.common;
     let lock = with.lock;
     let mode = if lock.is_some() { Mode::Apply } else { Mode::Check };
-    let options = Options {
+    let options = options(context, with, mode)?;
+    let (sink, events) = tokio::sync::mpsc::unbounded_channel();
+    let detail = Detail { every_step: common.verbose > 0, diff: common.diff, would: mode == Mode::Check };
+    let progress = tokio::spawn(Progress::new(detail).listen(events));
+    let cancel = CancellationToken::new();
+    let signals = tokio::spawn(cancel_on_interrupt(cancel.clone()));
+    let engine = engine(context, options, sink, cancel);
+    let report = match lock {
+        Some(lock) => locked::run(context, &engine, playbook, lock).await,
+        None => engine.run(playbook).await.map_err(Error::from),
+    };
+    drop(engine);
+    signals.abort();
+    let _ = progress.await;
+    report
+}
+
+/// How the engine goes about what a command wants.
+pub(super) fn options(context: &Context, with: &Deploy<'_>, mode: Mode) -> Result<Options, Error> {
+    let common = &context.common;
+    Ok(Options {
         mode,
         diff: common.diff,
         overwrite_drift: with.overwrite_drift,
@@ -321,29 +341,24 @@ pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>
         forks: usize::from(common.forks),
         ssh: context.ssh(),
         executables: context.executables()?,
-        purpose: lock.map(|lock| lock.holder.describe()),
-    };
-    let (sink, events) = tokio::sync::mpsc::unbounded_channel();
-    let detail = Detail { every_step: common.verbose > 0, diff: common.diff, would: mode == Mode::Check };
-    let progress = tokio::spawn(Progress::new(detail).listen(events));
-    let cancel = CancellationToken::new();
-    let signals = tokio::spawn(cancel_on_interrupt(cancel.clone()));
-    let engine = Engine {
+        purpose: with.lock.map(|lock| lock.holder.describe()),
+    })
+}
+
+pub(super) fn engine(
+    context: &Context,
+    options: Options,
+    sink: Sink,
+    cancel: CancellationToken,
+) -> Engine<'_> {
+    Engine {
         inventory: &context.inventory,
         templates: &context.templates,
         options: Arc::new(options),
         sink,
         mask: Mask::new(context.inventory.secrets()),
         cancel,
-    };
-    let report = match lock {
-        Some(lock) => locked::run(context, &engine, playbook, lock).await,
-        None => engine.run(playbook).await.map_err(Error::from),
-    };
-    drop(engine);
-    signals.abort();
-    let _ = progress.await;
-    report
+    }
 }
 
 /// The first Ctrl-C lets hosts finish the step that they are in; the second ends the program, and the

@@ -34,6 +34,8 @@ mod secrets;
 mod ssh;
 mod status;
 mod switchover;
+mod upgrade;
+mod upgrading;
 mod verify;
 
 pub use exit::Exit;
@@ -66,6 +68,8 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Switchover(switchover::Args),
+    Upgrade(upgrade::UpgradeArgs),
+    Rollback(upgrade::RollbackArgs),
     Certs(certs::Args),
     Failover(failover::Args),
     Restart(restart::Args),
@@ -114,6 +118,8 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
         Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),
         Command::Switchover(args) => on_cluster(&args.common.clone(), switchover::run(args)),
+        Command::Upgrade(args) => on_cluster(&args.common.clone(), upgrade::upgrade(args)),
+        Command::Rollback(args) => on_cluster(&args.common.clone(), upgrade::rollback(args)),
         Command::Certs(args) => on_cluster(&args.common.clone(), certs::run(args)),
         Command::Failover(args) => on_cluster(&args.common.clone(), failover::run(args)),
         Command::Restart(args) => on_cluster(&args.common.clone(), restart::run(args)),

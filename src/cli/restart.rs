@@ -54,6 +54,7 @@ pub async fn run(args: Args) -> Outcome {
         pending: args.pending,
         force: args.force,
         max_write_gap: rolling::max_gap(args.max_write_gap),
+        anew: false,
     };
     let (topology, access) = reach_any(&context).await?;
     let outcome = match Rolling::plan(&topology, &access, &wish).await {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     diagnostic::Diagnostic,
     inventory::Host,
-    remote::protocol::{Batch, Failure, Mode, Outcome, Step, Verdict},
+    remote::protocol::{Batch, Failure, Mode, Outcome, Step, Verdict, Version},
 };
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
@@ -205,12 +205,19 @@ fn book(
     };
     tally.warnings.extend(outcome.warnings.iter().cloned());
     tally.restart_pending |= outcome.result.get("restart_pending") == Some(&Value::Bool(true));
+    tally.versions.extend(versions(outcome).into_iter().map(|version| (with.play.to_owned(), version)));
     let finished = Event::StepFinished { host: host.name.clone(), step: name.clone(), finding };
     let _ = with.sink.send(finished);
     match &outcome.verdict {
         Verdict::Failed(failure) => Err(Box::new(failed(host, failure.clone(), &name, with.play))),
         _ => Ok(()),
     }
+}
+
+/// What the step says of versions.
+fn versions(outcome: &Outcome) -> Vec<Version> {
+    let told = outcome.result.get("versions").cloned();
+    told.and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default()
 }
 
 fn failed(host: &Host, failure: Failure, step: &str, play: &str) -> HostFailure {

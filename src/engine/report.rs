@@ -5,7 +5,7 @@ use crate::{
     diagnostic::Location,
     model::HostName,
     remote::{
-        protocol::{Drift, Effect, Failure, Setting},
+        protocol::{Drift, Effect, Failure, Setting, Version},
         resource::Resource,
     },
 };
@@ -33,6 +33,9 @@ pub struct Tally {
     /// A step saw, or may have caused, that a setting of PostgreSQL waits for a restart.
     #[serde(skip)]
     pub restart_pending: bool,
+    /// What is installed and what is on offer, with the play that looked.
+    #[serde(skip)]
+    pub versions: Vec<(String, Version)>,
     /// Under `plan`, every step with what it found, for a plan that is saved.
     #[serde(skip)]
     pub looks: Vec<Look>,

@@ -187,6 +187,16 @@ pub struct Setting {
     pub effect: Effect,
 }
 
+/// What is installed, and what is on offer: the element of the list `versions` in a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// A package, or the agent.
+    pub name: String,
+    pub installed: Option<String>,
+    /// Where it goes or would go; none where it is right as it is.
+    pub to: Option<String>,
+}
+
 /// Something of ours that is not as we put it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {

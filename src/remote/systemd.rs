@@ -16,7 +16,7 @@ pub(crate) struct Unit {
 }
 
 const PROPERTIES: &str = "LoadState,LoadError,ActiveState,SubState,UnitFileState,NeedDaemonReload,NRestarts,\
-                          Result,InvocationID,Type,CanReload,FragmentPath";
+                          Result,InvocationID,Type,CanReload,FragmentPath,MainPID";
 
 impl Unit {
     /// What systemd knows of `name`; a unit that doesn't exist has the load state `not-found`.
@@ -79,6 +79,11 @@ impl Unit {
         format!("{} ({})", self.get("ActiveState"), self.get("SubState"))
     }
 
+    /// Its main process; none where it has none.
+    pub fn main_pid(&self) -> Option<i32> {
+        self.get("MainPID").parse().ok().filter(|pid| *pid > 0)
+    }
+
     pub fn needs_daemon_reload(&self) -> bool {
         self.get("NeedDaemonReload") == "yes"
     }
@@ -111,19 +116,37 @@ pub(crate) async fn systemctl(host: &Host, words: &[&str], limit: Duration) -> R
     command.success(host, &format!("`systemctl {}` failed", words.join(" "))).await
 }
 
+/// So many lines of a journal tell why a unit is not up.
+const LINES: usize = 15;
+
 /// The last journal lines of a unit; empty when there are none.
 pub(crate) async fn journal(host: &Host, name: &str) -> Vec<String> {
     if !host.is_live() {
         return Vec::new();
     }
     let journal = Invocation::new("journalctl")
-        .args(["--unit", name, "--lines", "15", "--no-pager", "--quiet", "--output", "cat"])
+        .args(["--unit", name, "--lines", "200", "--no-pager", "--quiet", "--output", "cat"])
         .limit(Duration::from_secs(10));
     match journal.output(host).await {
-        Ok(output) => output.stdout.lines().map(readable).collect(),
+        Ok(output) => {
+            let mut lines: Vec<String> =
+                output.stdout.lines().filter(|line| !is_of_others(line)).map(readable).collect();
+            lines.split_off(lines.len().saturating_sub(LINES))
+        }
         // The journal is told where there is one; its absence isn't the failure to report.
         Err(_) => Vec::new(),
     }
+}
+
+/// What systemd remarks on at every start of a unit whose processes outlive it, as PostgreSQL does its agent.
+fn is_of_others(line: &str) -> bool {
+    [
+        "Found left-over process",
+        "remains running after unit stopped",
+        "This usually indicates unclean termination",
+    ]
+    .iter()
+    .any(|remark| line.contains(remark))
 }
 
 /// A line as people read it: of a log entry in JSON, its level, its message and the error.
@@ -164,6 +187,24 @@ mod tests {
         let line = r#"{"level":"fatal","ts":"2026","msg":"discovery failed","error":"listen tcp :2379","stacktrace":"main"}"#;
         assert_eq!(readable(line), "fatal: discovery failed: listen tcp :2379");
         assert_eq!(readable("plain {text}"), "plain {text}");
+    }
+
+    #[test]
+    fn remarks_on_what_outlives_a_unit_are_left_out() {
+        for (line, of_others) in [
+            (
+                "x.service: Found left-over process 164 (postgres) in control group while starting unit. Ignoring.",
+                true,
+            ),
+            ("x.service: Unit process 183 (postgres) remains running after unit stopped.", true),
+            (
+                "This usually indicates unclean termination of a previous run, or service implementation deficiencies.",
+                true,
+            ),
+            ("x.service: Failed with result 'exit-code'.", false),
+        ] {
+            assert_eq!(is_of_others(line), of_others, "{line}");
+        }
     }
 
     #[test]

@@ -17,3 +17,4 @@ mod rolling;
 mod sandbox;
 mod scale;
 mod stories;
+mod upgrade;

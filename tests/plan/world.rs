@@ -23,8 +23,17 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// What is carried out to make the trees what an inventory says: all that is a file.
-const FILES: [&str; 8] =
-    ["file", "copy", "template", "blockinfile", "systemd_unit", "sysctl", "pam_limits", "dynamic_config"];
+const FILES: [&str; 9] = [
+    "file",
+    "copy",
+    "template",
+    "blockinfile",
+    "systemd_unit",
+    "sysctl",
+    "pam_limits",
+    "dynamic_config",
+    "generation",
+];
 
 /// What asks running services, or makes answers of what they said.
 const ASKS: [&str; 5] =
@@ -152,9 +161,10 @@ impl World {
         self.write(host, "etc/group", &group);
         self.write(host, "etc/hosts", "127.0.0.1 localhost\n");
         self.write(host, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\nVERSION_CODENAME=trixie\n");
-        let packages = ["etcd-server", "etcd-client", "postgresql-17", "haproxy", "keepalived"];
         let packages =
-            packages.map(|name| format!("Package: {name}\nStatus: install ok installed\nVersion: 1.2-3\n\n"));
+            ["etcd-server", "etcd-client", "postgresql-17", "postgresql-client-17", "haproxy", "keepalived"];
+        let packages =
+            packages.map(|name| format!("Package: {name}\nStatus: hold ok installed\nVersion: 1.2-3\n\n"));
         self.write(host, "var/lib/dpkg/status", &packages.concat());
         for unit in ["haproxy", "keepalived"] {
             self.write(host, &format!("usr/lib/systemd/system/{unit}.service"), "[Service]\n");

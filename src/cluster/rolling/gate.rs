@@ -44,18 +44,23 @@ fn ailment(member: &Member, leader: Option<&Member>) -> Option<String> {
 /// What stands in the way of a step: the cluster has one leader, the others stream and have caught up, the
 /// store is whole. A standby that is to be restarted need not be well itself: that may be the cure.
 pub fn before(status: &Status, step: &Step) -> Vec<String> {
+    let itself = match step {
+        Step::Standby { member } | Step::StandbyAfterPrimary { member } => Some(member.as_str()),
+        // The switchover may still be under way for it: what it is then is seen to by the step.
+        Step::FormerPrimary { member } => Some(member.as_str()),
+        Step::Primary { .. } | Step::Switchover { .. } => None,
+    };
+    not_ready(status, itself)
+}
+
+/// What of a cluster is not in order; `itself` is a host that need not be.
+pub fn not_ready(status: &Status, itself: Option<&str>) -> Vec<String> {
     let mut missing = Vec::new();
     let leader = status.leader();
     if leader.is_none() {
         missing.push("no single member leads".to_owned());
     }
-    let itself = match step {
-        Step::Standby { member } | Step::StandbyAfterPrimary { member } => Some(member),
-        // The switchover may still be under way for it: what it is then is seen to by the step.
-        Step::FormerPrimary { member } => Some(member),
-        Step::Primary { .. } | Step::Switchover { .. } => None,
-    };
-    for member in status.members.iter().filter(|member| Some(&member.name) != itself) {
+    for member in status.members.iter().filter(|member| Some(member.name.as_str()) != itself) {
         missing.extend(ailment(member, leader));
     }
     let kind = status.dcs.kind;

@@ -8,9 +8,9 @@ mod gate;
 mod order;
 mod run;
 
-pub use gate::reasons;
+pub use gate::{not_ready, reasons};
 pub use order::{LIMITS, Refusal, Step};
-pub use run::{Done, News, Rolled, Stop};
+pub use run::{Done, GO_ON, News, Rolled, Stop};
 
 use super::{
     access::Access,
@@ -37,6 +37,8 @@ pub struct Wish {
     pub force: bool,
     /// Stop before the next member once nobody could write for longer.
     pub max_write_gap: Option<Duration>,
+    /// Each member is to start anew after the request: what the switchover has started does not count.
+    pub anew: bool,
 }
 
 /// Why nothing was begun.

@@ -74,7 +74,7 @@ pub struct Rolled {
     pub left: Vec<Step>,
 }
 
-const GO_ON: &str = "The cluster serves. Mend what is wrong (`pgfleet status`), then run the same command again: \
+pub const GO_ON: &str = "The cluster serves. Mend what is wrong (`pgfleet status`), then run the same command again: \
                      it goes on from here.";
 
 fn stop(why: impl std::fmt::Display, next_step: &str) -> Stop {
@@ -166,6 +166,11 @@ impl Rolling<'_> {
         if !self.wish.force {
             self.gate(step, patience, cancel, tell).await?;
         }
+        self.act(step, tell).await
+    }
+
+    /// Carries a step out; returns whether there was nothing to do.
+    pub async fn act(&self, step: &Step, tell: &mut impl FnMut(News<'_>)) -> Result<bool, Stop> {
         let Some(agent) = self.topology.agent(step.member()) else {
             return Err(stop(format!("{} is not in the inventory", step.member()), GO_ON));
         };
@@ -179,7 +184,7 @@ impl Rolling<'_> {
                     .map_err(|error| stop(&error, &error.next_step()))?;
                 Ok(false)
             }
-            Step::FormerPrimary { member } => {
+            Step::FormerPrimary { member } if !self.wish.anew => {
                 let started = self.started.get(member).cloned().flatten();
                 match self.back(step, agent, started.as_deref(), tell).await? {
                     None => Ok(true),
@@ -243,7 +248,7 @@ impl Rolling<'_> {
     }
 
     /// Waits until nothing stands in the way of a step.
-    async fn gate(
+    pub async fn gate(
         &self,
         step: &Step,
         patience: Duration,

@@ -5,9 +5,10 @@ use crate::remote::{
     arguments::Permissions,
     files,
     host::{Context, Finding, Manage, failure},
-    protocol::Failure,
+    protocol::{Failure, Version},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::path::Path;
 
 /// `agent_binary`: the running executable, which is the agent as well, is installed at `dest`.
@@ -54,7 +55,18 @@ impl Manage for AgentBinary {
     async fn check(&self, context: &Context<'_>) -> Result<Finding, Failure> {
         let digest = files::digest(Path::new(RUNNING))?.ok_or_else(|| failure("this program has no file"))?;
         // No content for the diff: two executables differ in more than anyone reads.
-        self.placement().check(context, digest, None)
+        let finding = self.placement().check(context, digest, None)?;
+        let installed = match finding.changed {
+            true => files::digest(&context.host.path(&self.dest))?,
+            false => Some(digest),
+        };
+        let version = Version {
+            name: "pgfleet".to_owned(),
+            installed: installed.map(|installed| format!("build {}", installed.short())),
+            to: (installed != Some(digest))
+                .then(|| format!("{} build {}", env!("CARGO_PKG_VERSION"), digest.short())),
+        };
+        Ok(finding.with("versions", json!([version])))
     }
 
     async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {

@@ -83,14 +83,12 @@ fn is_package(name: &str) -> bool {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// Held by every front end of dpkg for as long as it is at work.
-const LOCK: &str = "/var/lib/dpkg/lock-frontend";
 
 /// Takes away what a run that was killed left in the way of services. The apt that it had started goes on
 /// without it: until that has ended, services are still to stay down.
 pub(super) async fn recover(context: &Context<'_>) -> Result<(), Failure> {
     if apt_get::are_services_held(context.host)? {
-        apt_get::wait_for_lock(context, LOCK, Duration::from_secs(600)).await?;
+        apt_get::wait_for_lock(context, apt_get::DPKG_LOCK, Duration::from_secs(600)).await?;
     }
     apt_get::release_services(context.host)
 }
@@ -218,7 +216,7 @@ impl Manage for Apt {
     async fn apply(&self, context: &Context<'_>, _finding: &mut Finding) -> Result<(), Failure> {
         let host = context.host;
         let patience = Duration::from_secs(self.lock_timeout);
-        apt_get::wait_for_lock(context, LOCK, patience).await?;
+        apt_get::wait_for_lock(context, apt_get::DPKG_LOCK, patience).await?;
         if !self.hold_services {
             return self.change(context).await;
         }

@@ -18,6 +18,8 @@ use std::{
 const UPDATE_OWED: &str = "/var/lib/pgfleet/apt-update-owed";
 /// Touched whenever the lists were refreshed.
 const UPDATED: &str = "/var/lib/pgfleet/apt-updated";
+/// Held by every front end of dpkg for as long as it is at work.
+pub(super) const DPKG_LOCK: &str = "/var/lib/dpkg/lock-frontend";
 const LISTS: &str = "/var/lib/apt/lists";
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_SAVED: &str = "/usr/sbin/policy-rc.d.pgfleet-saved";

@@ -16,6 +16,8 @@ pub(super) struct Package {
     pub version: String,
     /// `installed`, `config-files`, `half-configured`, ...
     pub state: String,
+    /// It is to stay as it is.
+    pub is_held: bool,
     provides: Vec<String>,
 }
 
@@ -39,6 +41,7 @@ impl Packages {
                     Some(("Version", value)) => package.version = value.to_owned(),
                     // Three words: what is wanted, whether it is all right, what it is.
                     Some(("Status", value)) => {
+                        package.is_held = value.starts_with("hold ");
                         package.state = value.split(' ').nth(2).unwrap_or_default().to_owned();
                     }
                     Some(("Provides", value)) => {
@@ -61,6 +64,11 @@ impl Packages {
 
     pub fn get(&self, name: &str) -> Option<&Package> {
         self.by_name.get(name.split(':').next().unwrap_or(name))
+    }
+
+    /// The version of an installed package.
+    pub fn version(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|package| package.state == "installed").map(|package| package.version.as_str())
     }
 
     pub fn is_installed(&self, name: &str) -> bool {
@@ -90,6 +98,7 @@ mod tests {
         let packages = Packages::parse(
             "Package: etcd-server\nStatus: install ok installed\nVersion: 3.5.16-4\nProvides: etcd (= 3.5), kv\n\n\
              Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n\
+             Package: held\nStatus: hold ok installed\nVersion: 2\n\n\
              Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.41\n\n\
              Package: libc6\nStatus: install ok half-configured\nArchitecture: i386\nVersion: 2.41\n",
         );
@@ -99,6 +108,9 @@ mod tests {
                 && packages.is_provided("kv")
         );
         assert!(!packages.is_installed("gone") && !packages.is_provided("etcd-server"));
+        assert_eq!((packages.version("held"), packages.version("gone")), (Some("2"), None));
+        let held = |name: &str| packages.get(name).is_some_and(|package| package.is_held);
+        assert!(held("held") && !held("etcd-server"));
         assert_eq!(packages.get("libc6:amd64").map(|package| package.version.as_str()), Some("2.41"));
         assert!(!packages.need_repair());
         assert!(Packages::parse("Package: x\nStatus: install ok unpacked\nVersion: 1\n").need_repair());

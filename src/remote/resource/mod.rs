@@ -2,6 +2,7 @@
 //! This file is their list, and how a playbook's words become one of them.
 
 mod agent_binary;
+mod agent_handover;
 mod apt;
 mod apt_get;
 mod apt_repository;
@@ -9,20 +10,26 @@ mod blockinfile;
 mod content;
 mod copy;
 mod dpkg;
+mod dpkg_selections;
 mod dynamic_config;
 mod etcd_member;
 mod etcd_membership;
 mod exec;
 mod file;
+mod generation;
+mod generations;
 mod group;
 mod haproxy_backends;
 mod modprobe;
+mod offers;
+mod package_upgrade;
 mod pam_limits;
 mod placement;
 mod ports_free;
 mod postgres_cluster;
 mod postgres_replication;
 mod postgres_roles;
+mod running_executable;
 mod running_settings;
 mod service;
 mod sysctl;
@@ -35,24 +42,29 @@ mod wait_for;
 pub(in crate::remote) use blockinfile::block_in;
 
 pub use agent_binary::AgentBinary;
+pub use agent_handover::AgentHandover;
 pub use apt::{Apt, PackageState};
 pub use apt_repository::AptRepository;
 pub use blockinfile::Blockinfile;
 pub use content::Content;
 pub use copy::Copy;
+pub use dpkg_selections::{DpkgSelections, Selection};
 pub use dynamic_config::DynamicConfig;
 pub use etcd_member::EtcdMember;
 pub use etcd_membership::{EtcdMembership, Membership};
 pub use exec::{Command, Shell};
 pub use file::{File, FileState};
+pub use generation::{GenerationState, KeptGeneration};
 pub use group::Group;
 pub use haproxy_backends::HaproxyBackends;
 pub use modprobe::Modprobe;
+pub use package_upgrade::PackageUpgrade;
 pub use pam_limits::{LimitType, PamLimits};
 pub use ports_free::PortsFree;
 pub use postgres_cluster::PostgresCluster;
 pub use postgres_replication::PostgresReplication;
 pub use postgres_roles::PostgresRoles;
+pub use running_executable::RunningExecutable;
 pub use service::{Service, ServiceState};
 pub use sysctl::Sysctl;
 pub use systemd_unit::SystemdUnit;
@@ -151,6 +163,8 @@ macro_rules! resources {
 
 resources! {
     "apt" Apt ["package"];
+    "package_upgrade" PackageUpgrade;
+    "dpkg_selections" DpkgSelections;
     "apt_repository" AptRepository ["deb822_repository"];
     "file" File;
     "copy" Copy plus "src";
@@ -168,6 +182,9 @@ resources! {
     "wait_for" WaitFor;
     "ports_free" PortsFree;
     "agent_binary" AgentBinary;
+    "agent_handover" AgentHandover;
+    "running_executable" RunningExecutable;
+    "generation" KeptGeneration;
     "etcd_member" EtcdMember;
     "etcd_membership" EtcdMembership;
     "postgres_cluster" PostgresCluster;
@@ -248,6 +265,7 @@ impl Resource {
     fn validate(&self) -> Result<(), String> {
         match self {
             Resource::Apt(apt) => apt.validate(),
+            Resource::PackageUpgrade(upgrade) => upgrade.validate(),
             Resource::AptRepository(repository) => repository.validate(),
             Resource::File(file) => file.validate(),
             Resource::Blockinfile(block) => block.validate(),
