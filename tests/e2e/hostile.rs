@@ -272,7 +272,7 @@ fn a_port_that_somebody_else_has_is_told_with_who_it_is() {
     let lab = Lab::bootstrapped("demo", "trixie");
     let ready = lab.pgfleet(&["check", "--hosts"]);
     assert_eq!(ready.code, Some(0), "{ready}");
-    assert!(ready.stderr.contains("Every host is ready."), "{ready}");
+    assert!(ready.stderr.contains("Every host is ready"), "{ready}");
 
     let leader = lab.leader(None);
     let replica = lab.members("replica").into_iter().find(|name| *name != leader).expect("a replica");

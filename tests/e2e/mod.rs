@@ -11,6 +11,7 @@ mod harness_itself;
 mod hostile;
 mod kills;
 mod operators;
+mod preflight;
 mod resources;
 mod rolling;
 mod sandbox;
