@@ -192,7 +192,7 @@ impl Worker {
 
     /// Asks what is there. Changes nothing; between batches.
     pub async fn survey(&mut self, questions: Questions) -> Result<Survey, Lost> {
-        self.answer(Request::Survey(questions), |event| match event {
+        self.answer(Request::Survey(Box::new(questions)), |event| match event {
             Event::Surveyed(survey) => Some(survey),
             _ => None,
         })

@@ -38,7 +38,7 @@ pub enum Request {
         settle: Vec<String>,
     },
     /// What is there, before anything is done? Between batches; [`Event::Surveyed`] is the answer.
-    Survey(Questions),
+    Survey(Box<Questions>),
     /// Listen on these ports for other hosts, until the session ends; the host is called `name`. Between batches;
     /// [`Event::Opened`] is the answer.
     Open { name: String, doors: Vec<Door> },

@@ -63,7 +63,7 @@ enum Incoming {
     Batch(Batch),
     Content(Vec<u8>),
     Debts { owe: Vec<String>, settle: Vec<String> },
-    Survey(Questions),
+    Survey(Box<Questions>),
     Open { name: String, doors: Vec<Door> },
     Dial(Vec<Dial>),
     Introduce(String),
