@@ -2,7 +2,6 @@
 
 use super::harness::lab::Lab;
 use serde_json::Value;
-use std::process::{Child, Stdio};
 
 /// What `check --hosts` finds: `HOST CHECK VERDICT: MESSAGE`, a line each.
 fn findings(lab: &Lab) -> Vec<String> {
@@ -38,26 +37,14 @@ pub fn all_get_through(lab: &Lab, expected: &[impl AsRef<str> + std::fmt::Debug]
     assert_eq!(of(&found, &["links"]), expected);
 }
 
-/// Announces another router's address under an id, until it is dropped.
-struct Rival(Child);
-
-impl Rival {
-    fn start(lab: &Lab, host: &str, router_id: u64) -> Rival {
-        let script = format!(
-            "use Socket; socket(S, AF_INET, SOCK_RAW, 112) or die; \
-             while (1) {{ send(S, pack('CCCCCCnNx8', 0x21, {router_id}, 100, 1, 0, 1, 0, 0x0a4900c8), 0, \
-             pack_sockaddr_in(0, inet_aton('224.0.0.18'))) or die; select(undef, undef, undef, 0.2) }}"
-        );
-        let mut command = lab.scratch.command("ssh", &[host, &format!("exec perl -e \"{script}\"")]);
-        Rival(command.stdout(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Rival {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Announces another router's address under an id, until `systemctl stop rival`.
+fn announce(lab: &Lab, host: &str, router_id: u64) {
+    let script = format!(
+        "use Socket; socket(S, AF_INET, SOCK_RAW, 112) or die; \
+         while (1) {{ send(S, pack(q{{CCCCCCnNx8}}, 0x21, {router_id}, 100, 1, 0, 1, 0, 0x0a4900c8), 0, \
+         pack_sockaddr_in(0, inet_aton(q{{224.0.0.18}}))) or die; select(undef, undef, undef, 0.2) }}"
+    );
+    lab.scratch.on(host, &format!("systemd-run --quiet --collect --unit rival perl -e '{script}'"));
 }
 
 #[test]
@@ -81,13 +68,14 @@ fn what_is_in_the_way_between_hosts_is_told_before_anything_is_changed() {
 
     // Another machine has the address and the id: one of ours, that is none of `keepalived`.
     on("etcd1", "ip address add 10.73.0.172/32 dev host0");
-    let rival = Rival::start(&lab, "etcd1", router_id);
+    announce(&lab, "etcd1", router_id);
     let found = findings(&lab);
-    drop(rival);
-    on("etcd1", "ip address del 10.73.0.172/32 dev host0");
+    on("etcd1", "systemctl stop rival; ip address del 10.73.0.172/32 dev host0");
     let vip = of(&found, &["vip"]);
     assert_eq!(vip.len(), 4, "{found:#?}");
     for host in ["pgdb1", "pgdb2"] {
+        let id = format!("{host} vip fail: virtual router id {router_id} is taken on this network by ");
+        assert!(vip.iter().any(|row| row.starts_with(&id)), "{vip:#?}");
         let taken =
             format!("{host} vip fail: 10.73.0.172 answers already, and is with none of the cluster's hosts");
         assert!(vip.iter().any(|row| row.starts_with(&taken)), "{vip:#?}");
