@@ -358,6 +358,35 @@ fn the_agent_reads_as_it_should() {
     OOMScoreAdjust=-900
     Environment=PG_OOM_ADJUST_FILE=/proc/self/oom_score_adj PG_OOM_ADJUST_VALUE=0
 
+    # What a server that somebody has broken into cannot do any more. Left out, because PostgreSQL outlives its agent or
+    # is extended by others: PrivateTmp (the directory goes with the agent), RemoveIPC (shared memory too), PrivateIPC (a
+    # second server on the same data would not be noticed), PrivateUsers (`peer` could tell nobody from nobody),
+    # MemoryDenyWriteExecute (JIT), ProtectSystem=strict (tablespaces and archives may be anywhere).
+    NoNewPrivileges=yes
+    CapabilityBoundingSet=
+    ProtectSystem=full
+    ReadWritePaths=-/var/lib/postgresql/17 -/var/run/postgresql
+    ProtectHome=yes
+    PrivateDevices=yes
+    PrivateMounts=yes
+    ProtectProc=invisible
+    ProtectClock=yes
+    ProtectHostname=yes
+    ProtectKernelLogs=yes
+    ProtectKernelModules=yes
+    ProtectKernelTunables=yes
+    ProtectControlGroups=yes
+    LockPersonality=yes
+    RestrictNamespaces=yes
+    RestrictRealtime=yes
+    RestrictSUIDSGID=yes
+    # `samenet` in pg_hba.conf asks the kernel for its networks.
+    RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+    SystemCallArchitectures=native
+    SystemCallFilter=@system-service
+    SystemCallErrorNumber=EPERM
+    UMask=0077
+
     [Install]
     WantedBy=multi-user.target
     "#);

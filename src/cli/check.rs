@@ -4,10 +4,10 @@ use super::{
     Exit,
     common::{Common, Format},
     context::{Context, keyring, overrides},
-    error::Outcome,
+    error::{Error, Outcome},
 };
 use crate::{
-    cluster::preflight::{self, Finding, Machine, Verdict},
+    cluster::preflight::{self, Finding, Machine, Scope, Verdict},
     diagnostic::{Diagnostic, Diagnostics, Severity},
     inventory::Inventory,
     playbook::{self, Playbook, Sources},
@@ -22,8 +22,11 @@ use serde_json::{Value, json};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without --hosts no host is touched. With it every host is asked what it has: whether it can be reached and
-commands run as root; its system, memory, disks and clock; whether it reaches the others; whether the ports
-are free, and nothing of an older cluster is in the way. Nothing is changed. One thing is left behind: pgfleet
+commands run as root; its system, memory and disks, and how long a write takes to be safe; whether the ports
+are free, the virtual address and its VRRP id too, and nothing of an older cluster is in the way. Then the
+hosts try each other: every port that one needs of another is dialled from there, at the service where it runs
+(over TLS where that is on), else where pgfleet listens for a moment; round trips, the difference of clocks and
+the size of packets that get through are measured. Nothing is changed. One thing is left behind: pgfleet
 itself, in /var/lib/pgfleet/bin, which looks around there and which a bootstrap needs anyway.
 
 Exit code: 0 when all is well, also with warnings; 1 when a host is not ready; 2 when a file is wrong;
@@ -84,7 +87,8 @@ pub async fn hosts(args: Args) -> Outcome {
     let everyone = hosts.len() == context.inventory.hosts.len();
     let (options, executables) = (context.ssh(), context.executables()?);
     let forks = usize::from(context.common.forks);
-    let machines = preflight::ask(&context.inventory, &hosts, &options, &executables, forks).await;
+    let asked = preflight::ask(&context.inventory, &hosts, &options, &executables, forks, Scope::Everything);
+    let machines = ui::waiting("asking the hosts, and letting them try each other", asked).await;
     let findings = preflight::judge(&machines, everyone);
     match context.common.format {
         Format::Text => {
@@ -110,6 +114,27 @@ fn exit(machines: &[Machine], findings: &[Finding]) -> Exit {
         Verdict::Fail => Exit::Failed,
         Verdict::Ok | Verdict::Warn => Exit::Done,
     }
+}
+
+/// Whether the hosts get through to each other, before a bootstrap. An error means that they do not, and that
+/// nothing was changed. Hosts that are not there at all are told by the bootstrap itself.
+pub async fn links(context: &Context) -> Result<(), Error> {
+    let hosts = context.inventory.select(context.common.limit.as_deref().unwrap_or("all"))?;
+    if hosts.len() < 2 {
+        return Ok(());
+    }
+    let (options, executables) = (context.ssh(), context.executables()?);
+    let forks = usize::from(context.common.forks);
+    let asked = preflight::ask(&context.inventory, &hosts, &options, &executables, forks, Scope::Links);
+    let machines = ui::waiting("letting the hosts try each other", asked).await;
+    let findings = preflight::obstructed(&machines);
+    if findings.is_empty() {
+        return Ok(());
+    }
+    table(&findings).iter().for_each(|line| ui::note(line));
+    Err(Error::failed(anyhow::anyhow!("the hosts do not get through to each other; nothing was changed"))
+        .next("repair what is named above, see it right with `pgfleet check --hosts`, and bootstrap again")
+        .next("where a firewall is to be opened later, `--skip-preflight` goes on regardless"))
 }
 
 /// A row for each finding, and below its message what to do.

@@ -1,7 +1,7 @@
 //! The commands that run a playbook: plan, bootstrap, apply, run.
 
 use super::{
-    Exit,
+    Exit, check,
     common::{Common, Format},
     context::{Context, overrides},
     error::{Error, Outcome},
@@ -63,7 +63,8 @@ pub struct PlanArgs {
 /// Create the cluster, or complete it: packages, etcd, PostgreSQL with its agent, HAProxy, keepalived
 #[derive(clap::Args)]
 #[command(after_help = "\
-Running it again completes what is missing and changes nothing that is right.
+Running it again completes what is missing and changes nothing that is right. Before anything is changed, the
+hosts try whether they get through to each other, on every port that they will need.
 
 Examples:
   pgfleet bootstrap -i inventory.yml
@@ -77,6 +78,10 @@ pub struct BootstrapArgs {
 
     #[command(flatten)]
     pub drift: DriftArgs,
+
+    /// Do not try beforehand whether the hosts get through to each other
+    #[arg(long)]
+    pub skip_preflight: bool,
 }
 
 /// Bring the running cluster to what the inventory says; what is right already stays untouched
@@ -166,6 +171,9 @@ pub async fn plan(args: PlanArgs) -> Outcome {
 pub async fn bootstrap(args: BootstrapArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     let playbook = load(&context, "bootstrap")?;
+    if !args.skip_preflight && args.common.tags.is_empty() && args.common.skip_tags.is_empty() {
+        check::links(&context).await?;
+    }
     let holder = locked::holder("bootstrap", &args.common);
     let with = Deploy::under(args.locking.applying(&holder)).overwriting(args.drift);
     let report = carry_out(&context, &playbook, &with).await?;

@@ -6,7 +6,10 @@ use crate::{
     model::Digest,
     remote::{
         frame::{self, FrameError},
-        preflight::{Questions, Survey},
+        preflight::{
+            Questions, Survey,
+            links::{Dial, Door, Reached, Unreached},
+        },
         protocol::{Batch, Drift, Event, Hello, Outcome, Request},
     },
     ssh::{self, ConnectError, Executables, Session, SessionError, Target},
@@ -158,7 +161,11 @@ impl Worker {
                 None => return Err(self.lost("the connection was closed in the middle of a step")),
                 Some(Err(error)) => return Err(self.lost(&error.to_string())),
                 Some(Ok(event)) => match event {
-                    Event::Hello(_) | Event::Surveyed(_) | Event::Drifted(_) => {}
+                    Event::Hello(_)
+                    | Event::Surveyed(_)
+                    | Event::Opened(_)
+                    | Event::Dialled(_)
+                    | Event::Drifted(_) => {}
                     Event::Need { .. } if told => {}
                     Event::Need { digests } => self.send_contents(&digests, contents).await?,
                     Event::Started { step } => on(Progress::Started(step)),
@@ -185,26 +192,52 @@ impl Worker {
 
     /// Asks what is there. Changes nothing; between batches.
     pub async fn survey(&mut self, questions: Questions) -> Result<Survey, Lost> {
-        self.send(&[Request::Survey(questions)], None).await?;
-        loop {
-            match self.events.recv().await {
-                None => return Err(self.lost("the connection was closed")),
-                Some(Err(error)) => return Err(self.lost(&error.to_string())),
-                Some(Ok(Event::Surveyed(survey))) => return Ok(survey),
-                Some(Ok(_)) => {}
-            }
-        }
+        self.answer(Request::Survey(Box::new(questions)), |event| match event {
+            Event::Surveyed(survey) => Some(survey),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Has ports listened on for other hosts until [`Worker::close`]; `name` is the host's. Between batches.
+    pub async fn open(&mut self, name: &str, doors: Vec<Door>) -> Result<Vec<Result<u16, String>>, Lost> {
+        self.answer(Request::Open { name: name.to_owned(), doors }, |event| match event {
+            Event::Opened(opened) => Some(opened),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Has ports of other hosts connected to. Between batches.
+    pub async fn dial(&mut self, dials: Vec<Dial>) -> Result<Vec<Result<Reached, Unreached>>, Lost> {
+        self.answer(Request::Dial(dials), |event| match event {
+            Event::Dialled(dialled) => Some(dialled),
+            _ => None,
+        })
+        .await
     }
 
     /// Asks what is no longer as we put it. Changes nothing; between batches.
     pub async fn drift(&mut self) -> Result<Vec<Drift>, Lost> {
-        self.send(&[Request::Drift], None).await?;
+        self.answer(Request::Drift, |event| match event {
+            Event::Drifted(drifts) => Some(drifts),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Sends a request that has one answer, and waits for that.
+    async fn answer<T>(&mut self, request: Request, of: impl Fn(Event) -> Option<T>) -> Result<T, Lost> {
+        self.send(&[request], None).await?;
         loop {
             match self.events.recv().await {
                 None => return Err(self.lost("the connection was closed")),
                 Some(Err(error)) => return Err(self.lost(&error.to_string())),
-                Some(Ok(Event::Drifted(drifts))) => return Ok(drifts),
-                Some(Ok(_)) => {}
+                Some(Ok(event)) => {
+                    if let Some(answer) = of(event) {
+                        return Ok(answer);
+                    }
+                }
             }
         }
     }

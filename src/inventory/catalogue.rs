@@ -90,7 +90,7 @@ pub static VARIABLES: &[Variable] = &[
     row(In::Postgres, "postgres_bin_dir", Path, FromHost { how: "`/usr/lib/postgresql/VERSION/bin`", from: bin_dir }, Host, PG, "Where `postgres`, `initdb` and `pg_rewind` are.", "/usr/lib/postgresql/17/bin"),
     row(In::Postgres, "postgres_socket_dir", Path, Is("/var/run/postgresql"), Host, PG, "Where PostgreSQL's Unix socket is.", "/var/run/postgresql"),
     row(In::Postgres, "postgres_parameters", Settings, Is("{}"), Cluster, PG, "Settings of postgresql.conf for all members, kept in the DCS. What needs only a reload is reloaded; for the rest `apply` restarts one member after another.", "{max_connections: 200, work_mem: 16MB}"),
-    row(In::Postgres, "postgres_hba", ListOfText, Computed { how: "everybody from everywhere with a password, over TLS alone where `tls` is on", from: hba }, Cluster, PG, "Lines of pg_hba.conf. Those that replication and the agent need come before them by themselves.", "[host app app 10.0.0.0/8 scram-sha-256]"),
+    row(In::Postgres, "postgres_hba", ListOfText, Unset, Cluster, PG, "Lines of pg_hba.conf for clients. Those that replication and the agent need come before them by themselves. Absent, everybody from a network that the server itself is in, from the cluster's servers and from its entry points is let in with a password, over TLS alone where `tls` is on; name other networks here.", "[host app app 10.0.0.0/8 scram-sha-256]"),
     row(In::Postgres, "postgres_encoding", Text, Is("UTF8"), Cluster, PG, "The encoding that initdb is given.", "UTF8"),
     row(In::Postgres, "postgres_locale", Text, Is("C.UTF-8"), Cluster, PG, "The locale that initdb is given.", "en_US.UTF-8"),
     row(In::Postgres, "postgres_packages", ListOfText, Is("[]"), Host, PG, "Further packages to install with the server, for extensions.", "[postgresql-17-pgvector]"),
@@ -161,6 +161,7 @@ pub static VARIABLES: &[Variable] = &[
     row(In::Agent, "agent_api_password", ANY, Generated, Cluster, PG, "That user's password; generated only where there is the user.", "\"{{ vaulted }}\""),
     row(In::Agent, "agent_tags", Settings, Is("{}"), Host, PG, "The member's tags: `nofailover`, `noloadbalance`, `clonefrom`, `nosync`, `failover_priority`, or your own.", "{nofailover: true}"),
     row(In::Agent, "agent_log_level", Choice(&["error", "warn", "info", "debug", "trace"]), Is("info"), Host, PG, "How much the agent logs.", "debug"),
+    row(In::Agent, "agent_unit_options", Settings, Is("{}"), Host, PG, "Settings of the agent's unit, in systemd's words for `[Service]`. They come last, and so win over the restrictions that the agent and PostgreSQL run under: `ProtectHome: false` where a tablespace or an archive is below /home, `NoNewPrivileges: false` where an archive_command calls sudo. PostgreSQL has them from its next start on.", "{ProtectHome: false}"),
 
     row(In::System, "system_tuning", Bool, Is("true"), Host, ALL, "Whether to set the kernel parameters and limits that the host's roles profit from.", "false"),
     row(In::System, "sysctl", Settings, Is("{}"), Host, ALL, "Kernel parameters; they win over those of `system_tuning`.", "{vm.swappiness: 10}"),
@@ -209,13 +210,6 @@ fn cluster_name(known: &Known<'_>) -> Option<Value> {
 
 fn etcd_data_dir(known: &Known<'_>) -> Option<Value> {
     known.text("cluster_name").map(|name| format!("/var/lib/etcd/{name}").into())
-}
-
-fn hba(known: &Known<'_>) -> Option<Value> {
-    let kind = if known.vars.get("tls")? == &Value::Bool(true) { "hostssl" } else { "host" };
-    let everywhere = ["0.0.0.0/0", "::/0"].map(|network| format!("{kind} all all {network} scram-sha-256"));
-    let lines = std::iter::once("local all all peer".to_owned()).chain(everywhere);
-    Some(Value::Array(lines.map(Value::String).collect()))
 }
 
 fn version_of_distribution(known: &Known<'_>) -> Option<Value> {

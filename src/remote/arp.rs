@@ -2,6 +2,7 @@
 //! updates nobody's tables.
 
 use nix::ifaddrs::getifaddrs;
+use serde::{Deserialize, Serialize};
 use socket2::Socket;
 use std::{
     io::{self, Read},
@@ -12,8 +13,8 @@ use std::{
 };
 
 /// Who holds an address.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Answers {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
     /// An interface of this host has it.
     pub held_here: bool,
     /// The hardware addresses of other hosts that answered for it.
@@ -27,33 +28,39 @@ const ETHERTYPE_ARP: u16 = 0x0806;
 
 /// Asks on `interface`, or on the one whose network has the address, and listens for `listen`.
 pub(crate) fn probe(address: Ipv4Addr, interface: Option<&str>, listen: Duration) -> Result<Answers, String> {
+    let name = interface.map_or_else(|| interface_of(address), |name| Ok(name.to_owned()))?;
     let mut answers = Answers::default();
-    let mut chosen = interface.map(str::to_owned);
     let mut macs = Vec::new();
     for entry in getifaddrs().map_err(|error| error.to_string())? {
         let ip = entry.address.as_ref().and_then(|address| address.as_sockaddr_in()).map(|ip| ip.ip());
-        let mask = entry.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in()).map(|mask| mask.ip());
-        if ip == Some(address) {
-            answers.held_here = true;
-        }
-        if let (Some(ip), Some(mask)) = (ip, mask) {
-            let same_network = u32::from(ip) & u32::from(mask) == u32::from(address) & u32::from(mask);
-            if chosen.is_none() && same_network && u32::from(mask) != u32::MAX {
-                chosen = Some(entry.interface_name.clone());
-            }
-        }
+        answers.held_here |= ip == Some(address);
         if let Some(mac) =
             entry.address.as_ref().and_then(|link| link.as_link_addr()).and_then(|link| link.addr())
         {
             macs.push((entry.interface_name, mac));
         }
     }
-    let name = chosen.ok_or_else(|| format!("no interface has {address} in its network"))?;
     let own = macs.iter().find(|(interface, _)| *interface == name).map(|(_, mac)| *mac);
     let own = own.ok_or_else(|| format!("there is no interface {name}"))?;
     let others = ask(&name, own, address, listen).map_err(|error| format!("{name}: {error}"))?;
     answers.others = others.iter().map(readable).collect();
     Ok(answers)
+}
+
+/// The interface whose network has the address.
+pub(crate) fn interface_of(address: Ipv4Addr) -> Result<String, String> {
+    let mut entries = getifaddrs().map_err(|error| error.to_string())?;
+    let found = entries.find(|entry| {
+        let ip = entry.address.as_ref().and_then(|address| address.as_sockaddr_in()).map(|ip| ip.ip());
+        let mask = entry.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in()).map(|mask| mask.ip());
+        ip.zip(mask).map(|(ip, mask)| (u32::from(ip), u32::from(mask))).is_some_and(|(ip, mask)| {
+            // The address alone, as the virtual one itself may be there, is no network.
+            mask != u32::MAX && ip & mask == u32::from(address) & mask
+        })
+    });
+    found
+        .map(|entry| entry.interface_name)
+        .ok_or_else(|| format!("no interface has {address} in its network"))
 }
 
 fn readable(mac: &Mac) -> String {

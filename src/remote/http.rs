@@ -65,7 +65,7 @@ impl Tls {
         }
     }
 
-    fn client(&self) -> Result<Client, tls::Error> {
+    pub(crate) fn client(&self) -> Result<Client, tls::Error> {
         let file = |path: &Option<PathBuf>| path.clone().map(Pem::File);
         let identity = file(&self.client_cert).zip(file(&self.client_key));
         Client::new(ClientOptions {

@@ -6,7 +6,10 @@
 use crate::{
     model::Digest,
     remote::{
-        preflight::{Questions, Survey},
+        preflight::{
+            Questions, Survey,
+            links::{Dial, Door, Reached, Unreached},
+        },
         resource::Resource,
     },
 };
@@ -35,7 +38,12 @@ pub enum Request {
         settle: Vec<String>,
     },
     /// What is there, before anything is done? Between batches; [`Event::Surveyed`] is the answer.
-    Survey(Questions),
+    Survey(Box<Questions>),
+    /// Listen on these ports for other hosts, until the session ends; the host is called `name`. Between batches;
+    /// [`Event::Opened`] is the answer.
+    Open { name: String, doors: Vec<Door> },
+    /// Connect to these ports of other hosts. Between batches; [`Event::Dialled`] is the answer.
+    Dial(Vec<Dial>),
     /// What of all that we put here is no longer as we put it? Between batches; [`Event::Drifted`] is the answer.
     Drift,
     /// Stop after the current step: the operator pressed Ctrl-C or another host failed. The session ends.
@@ -114,6 +122,10 @@ pub enum Event {
     BatchDone,
     /// The answer to [`Request::Survey`].
     Surveyed(Survey),
+    /// The answer to [`Request::Open`], in its order: the port, or why nobody listens.
+    Opened(Vec<Result<u16, String>>),
+    /// The answer to [`Request::Dial`], in its order.
+    Dialled(Vec<Result<Reached, Unreached>>),
     /// The answer to [`Request::Drift`].
     Drifted(Vec<Drift>),
 }

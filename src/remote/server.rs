@@ -10,7 +10,10 @@ use crate::{
         host::{Context, Finding, Host, failure, failure_with},
         lock::Lock,
         memory::Memory,
-        preflight::{self, Questions},
+        preflight::{
+            self, Questions,
+            links::{self, Dial, Door, Doors},
+        },
         protocol::{
             Batch, Drift, DriftKind, Effect, Event, Failure, Hello, Mode, Outcome, PROTOCOL_VERSION, Request,
             Step, Verdict,
@@ -36,7 +39,8 @@ pub async fn serve(
     let (events, to_write) = unbounded_channel();
     let (incoming, requests) = unbounded_channel();
     let host = Host::new(root, stop.clone());
-    let session = Session { host: &host, events, requests, lock: None, purpose: String::new() };
+    let (purpose, doors) = (String::new(), Doors::default());
+    let session = Session { host: &host, events, requests, lock: None, purpose, doors };
     let talk = async { tokio::join!(session.run(), write(output, to_write, &stop)).1 };
     let listen = async {
         let ended = listen(input, &incoming, &stop).await;
@@ -59,7 +63,9 @@ enum Incoming {
     Batch(Batch),
     Content(Vec<u8>),
     Debts { owe: Vec<String>, settle: Vec<String> },
-    Survey(Questions),
+    Survey(Box<Questions>),
+    Open { name: String, doors: Vec<Door> },
+    Dial(Vec<Dial>),
     Introduce(String),
     Drift,
 }
@@ -77,6 +83,8 @@ async fn listen(
                 Request::Batch(batch) => Incoming::Batch(batch),
                 Request::Debts { owe, settle } => Incoming::Debts { owe, settle },
                 Request::Survey(questions) => Incoming::Survey(questions),
+                Request::Open { name, doors } => Incoming::Open { name, doors },
+                Request::Dial(dials) => Incoming::Dial(dials),
                 Request::Introduce { purpose } => Incoming::Introduce(purpose),
                 Request::Drift => Incoming::Drift,
                 // The content itself says what it is.
@@ -113,6 +121,8 @@ struct Session<'a> {
     lock: Option<Lock>,
     /// Who runs what.
     purpose: String,
+    /// What listens for other hosts.
+    doors: Doors,
 }
 
 impl Session<'_> {
@@ -136,6 +146,13 @@ impl Session<'_> {
                 }
                 Incoming::Survey(questions) => {
                     self.tell(Event::Surveyed(preflight::survey(self.host, &questions).await));
+                }
+                Incoming::Open { name, doors } => {
+                    let opened = self.doors.open(&name, &doors).await;
+                    self.tell(Event::Opened(opened));
+                }
+                Incoming::Dial(dials) => {
+                    self.tell(Event::Dialled(links::dial(self.host, &dials).await));
                 }
                 Incoming::Introduce(purpose) => self.purpose = purpose,
                 Incoming::Drift => self.tell(Event::Drifted(Memory::of(self.host).drifts(self.host))),

@@ -12,9 +12,28 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
+/// What `ARCHITECTURE.md` says of a unit's exposure.
+fn documented(unit: &str) -> f64 {
+    let text = include_str!("../../ARCHITECTURE.md");
+    let row =
+        text.lines().find(|line| line.starts_with(&format!("| `{unit}` |"))).expect("a row of the table");
+    row.split('|').nth(3).expect("a column").trim().parse().expect("a figure")
+}
+
+/// What systemd says of it on a host.
+fn exposure(lab: &Lab, host: &str, unit: &str) -> f64 {
+    let said = lab.scratch.on(host, &format!("systemd-analyze security --no-pager {unit} | tail -1"));
+    let (_, figure) = said.split_once(&format!("{unit}: ")).unwrap_or_else(|| panic!("no figure: {said}"));
+    figure.split(' ').next().and_then(|figure| figure.parse().ok()).expect("a figure")
+}
+
 #[test]
 fn status_verify_and_switchover_of_seven_machines() {
     let lab = Lab::bootstrapped("demo", "trixie");
+    for (host, unit) in [("pg-1", "pgfleet-agent.service"), ("etcd-1", "etcd.service")] {
+        let (seen, limit) = (exposure(&lab, host, unit), documented(unit));
+        assert!(seen <= limit, "{unit} is exposed by {seen}, and at most {limit} is documented");
+    }
 
     let status = lab.until_healthy(Duration::from_secs(180));
     let expected = [

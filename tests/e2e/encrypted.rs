@@ -6,6 +6,7 @@ use super::{
         postgres::{Login, enter},
         program::{pgfleet, run},
     },
+    preflight::all_get_through,
     scale::{strike_out, write_in},
 };
 use serde_json::Value;
@@ -70,6 +71,12 @@ fn nothing_answers_in_plain_text_and_certificates_are_renewed_in_passing() {
         let answer = asked_plainly(&lab, at);
         assert!(!answer.contains("200 OK"), "{at} answers plain text: {answer}");
     }
+    // Hosts that try each other do so at the services themselves, by TLS.
+    let links = |host: &str, ports| format!("{host} links ok: gets through to the {ports} that it needs");
+    let etcd = ["etcd-1", "etcd-2", "etcd-3"].map(|host| links(host, "7 ports of 5 hosts"));
+    let postgres = ["pg-1", "pg-2", "pg-3"].map(|host| links(host, "7 ports of 5 hosts"));
+    let haproxy = [links("haproxy-1", "6 ports of 3 hosts")];
+    all_get_through(&lab, &[&etcd[..], &postgres, &haproxy].concat());
     let plain = Login { tls: None, ..lab.login() };
     for at in [lab.postgres("pg-1"), lab.write_entry(), lab.read_entry()] {
         let refused =

@@ -12,6 +12,7 @@ mod hostile;
 mod kills;
 mod operators;
 mod plans;
+mod preflight;
 mod resources;
 mod rolling;
 mod sandbox;

@@ -83,6 +83,8 @@ impl Hands {
                 | Event::Started { .. }
                 | Event::Hello(_)
                 | Event::Surveyed(_)
+                | Event::Opened(_)
+                | Event::Dialled(_)
                 | Event::Drifted(_) => {}
             }
         }

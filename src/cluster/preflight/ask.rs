@@ -1,32 +1,49 @@
 //! Connects to every host, starts the hands, and asks.
 
-use super::{Facts, Found, Machine, Needs, Obstacle, Reading};
+use super::{Facts, Found, Machine, Needs, Obstacle, Reading, between};
 use crate::{
     engine::{Lost, NoHands, Worker},
     inventory::{Host, Inventory},
     remote::preflight::Questions,
     ssh::{Executables, Options, SessionProblem},
 };
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, future::join_all, stream};
 use serde_json::Value;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The quickest of so many looks at a clock is believed.
 const CLOCK_LOOKS: usize = 3;
 
-/// Asks the hosts, at most `forks` at the same time; the answers come in the hosts' order.
+/// How much is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Everything,
+    /// What it takes to know who listens where, so that the hosts can try each other.
+    Links,
+}
+
+/// Asks the hosts, at most `forks` at the same time, and then has them try each other; the answers come in the
+/// hosts' order.
 pub async fn ask(
     inventory: &Inventory,
     hosts: &[&Host],
     options: &Options,
     executables: &Executables,
     forks: usize,
+    scope: Scope,
 ) -> Vec<Machine> {
-    let machines = hosts.iter().map(|host| async move {
-        let found = ask_one(inventory, host, options, executables).await;
-        Machine { name: host.name.clone(), found: found.map(Box::new) }
+    let asked = hosts.iter().map(|host| async move {
+        let (found, worker) = match ask_one(inventory, host, options, executables, scope).await {
+            Ok((found, worker)) => (Ok(Box::new(found)), Some(worker)),
+            Err(obstacle) => (Err(obstacle), None),
+        };
+        (Machine { name: host.name.clone(), found }, worker)
     });
-    stream::iter(machines).buffered(forks.max(1)).collect().await
+    let asked: Vec<_> = stream::iter(asked).buffered(forks.max(1)).collect().await;
+    let (mut machines, mut hands): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+    between::meet(&mut machines, &mut hands, scope).await;
+    join_all(hands.into_iter().flatten().map(Worker::close)).await;
+    machines
 }
 
 async fn ask_one(
@@ -34,7 +51,8 @@ async fn ask_one(
     host: &Host,
     options: &Options,
     executables: &Executables,
-) -> Result<Found, Obstacle> {
+    scope: Scope,
+) -> Result<(Found, Worker), Obstacle> {
     let mut worker = Worker::connect(host, options, executables).await.map_err(|error| obstacle(&error))?;
     let facts = worker.hello.facts.clone();
     let vars = inventory.complete(host, &facts).map_err(|wrong| Obstacle {
@@ -45,19 +63,26 @@ async fn ask_one(
     })?;
     let needs = Needs::of(inventory, host, &vars);
     let asked = async {
-        let reading = clock(&mut worker).await?;
-        Ok::<_, Lost>((reading, worker.survey(needs.questions()).await?))
+        let reading = match scope {
+            Scope::Everything => clock(&mut worker).await?,
+            Scope::Links => Reading::default(),
+        };
+        Ok::<_, Lost>((reading, worker.survey(needs.questions(scope)).await?))
     };
-    let (reading, survey) = asked.await.map_err(|lost| Obstacle {
+    let (reading, survey) = asked.await.map_err(|lost| gone(&lost))?;
+    // What is not of its type is as if it were not told.
+    let facts: Facts = serde_json::from_value(Value::Object(facts)).unwrap_or_default();
+    Ok((Found { needs, facts, survey, reading, contacts: Vec::new() }, worker))
+}
+
+/// The host went away in the middle.
+pub(super) fn gone(lost: &Lost) -> Obstacle {
+    Obstacle {
         check: "ssh",
         message: lost.to_string(),
         next_step: "Is the host still up? Run the same command again once it is.".to_owned(),
         unreachable: true,
-    })?;
-    worker.close().await;
-    // What is not of its type is as if it were not told.
-    let facts: Facts = serde_json::from_value(Value::Object(facts)).unwrap_or_default();
-    Ok(Found { needs, facts, survey, reading })
+    }
 }
 
 /// Compares the host's clock with ours: its answer was given about in the middle of the round trip.

@@ -1,7 +1,7 @@
 //! Do the clocks agree? Nothing in the cluster's safety rests on them; certificates, package lists and
 //! whoever reads two logs side by side do.
 
-use super::{Finding, Findings, Machine, Verdict};
+use super::{Finding, Findings, Found, Machine, Verdict, links::Contact};
 use crate::model::HostName;
 use std::collections::BTreeMap;
 
@@ -37,16 +37,36 @@ impl<'a> Clocks<'a> {
         Self { ahead: ahead.collect(), own_ahead: (!readings.is_empty()).then_some(-median) }
     }
 
-    pub fn judge(&self, host: &HostName, own: &mut Findings<'_>) {
+    pub fn judge(&self, host: &HostName, found: &Found, own: &mut Findings<'_>) {
         let Some((ahead, uncertainty)) = self.ahead.get(host).copied() else { return };
         let next = "Let it keep time: `timedatectl set-ntp true`; see `timedatectl timesync-status`.";
-        match severity((ahead.abs() - uncertainty).max(0)) {
-            Verdict::Fail => own.fail("clock", told(ahead), next),
-            Verdict::Warn => own.warn("clock", told(ahead), next),
-            Verdict::Ok => {
-                own.ok("clock", format!("within {} ms of the others", ahead.abs().max(uncertainty).max(1)));
-            }
+        let told = |ahead| told(ahead, "the others");
+        match self.verdict(host) {
+            Verdict::Fail => return own.fail("clock", told(ahead), next),
+            Verdict::Warn => return own.warn("clock", told(ahead), next),
+            Verdict::Ok => {}
         }
+        // From far away little can be said; the hosts among themselves know better.
+        let mut pairs = pairs(found);
+        pairs.retain(|pair| self.verdict(pair.with) == Verdict::Ok);
+        let wrong = pairs.iter().max_by(|a, b| a.apart_ms().total_cmp(&b.apart_ms()));
+        if let Some(pair) = wrong.filter(|pair| severity(pair.apart_ms() as i64) != Verdict::Ok) {
+            let next = format!("See which of the two is right, and let both keep time: {next}");
+            return own.warn("clock", self::told(-pair.ahead_ms as i64, pair.with.as_str()), next);
+        }
+        own.ok(
+            "clock",
+            match pairs.iter().map(Pair::most_ms).max_by(f64::total_cmp) {
+                Some(most) => format!("within {most:.1} ms of the others"),
+                None => format!("within {} ms of the others", ahead.abs().max(uncertainty).max(1)),
+            },
+        );
+    }
+
+    /// How far off a host's clock is, by what this machine has seen.
+    fn verdict(&self, host: &HostName) -> Verdict {
+        let (ahead, uncertainty) = self.ahead.get(host).copied().unwrap_or_default();
+        severity((ahead.abs() - uncertainty).max(0))
     }
 
     /// The finding about this machine, where its own clock is the one that is off.
@@ -57,7 +77,7 @@ impl<'a> Clocks<'a> {
             check: "clock",
             // The cluster runs without this machine.
             verdict: Verdict::Warn,
-            message: told(ahead),
+            message: told(ahead, "the others"),
             next_step: Some("Set its clock: the hosts agree among themselves.".to_owned()),
         })
     }
@@ -71,7 +91,43 @@ fn severity(off_ms: i64) -> Verdict {
     }
 }
 
-fn told(ahead_ms: i64) -> String {
+fn told(ahead_ms: i64, whom: &str) -> String {
     let direction = if ahead_ms > 0 { "ahead of" } else { "behind" };
-    format!("{:.1} s {direction} the others", ahead_ms.abs() as f64 / 1000.0)
+    format!("{:.1} s {direction} {whom}", ahead_ms.abs() as f64 / 1000.0)
+}
+
+/// Two clocks as their hosts have compared them.
+struct Pair<'a> {
+    with: &'a HostName,
+    /// How far the other one is ahead, and how far off that may be.
+    ahead_ms: f64,
+    uncertainty_ms: f64,
+}
+
+impl Pair<'_> {
+    /// For certain.
+    fn apart_ms(&self) -> f64 {
+        (self.ahead_ms.abs() - self.uncertainty_ms).max(0.0)
+    }
+
+    /// At most.
+    fn most_ms(&self) -> f64 {
+        self.ahead_ms.abs() + self.uncertainty_ms
+    }
+}
+
+fn pairs(found: &Found) -> Vec<Pair<'_>> {
+    let measured = found.contacts.iter().filter_map(|contact: &Contact| {
+        let measured = contact.measured()?;
+        let uncertainty_ms = measured.round_trip_ms / 2.0;
+        Some(Pair { with: &contact.with, ahead_ms: measured.ahead_ms, uncertainty_ms })
+    });
+    // Of several looks at one clock the quickest is believed.
+    let mut best: BTreeMap<&HostName, Pair<'_>> = BTreeMap::new();
+    for pair in measured {
+        if best.get(pair.with).is_none_or(|known| pair.uncertainty_ms < known.uncertainty_ms) {
+            best.insert(pair.with, pair);
+        }
+    }
+    best.into_values().collect()
 }

@@ -1,6 +1,6 @@
 //! What the answers of all hosts mean. Pure: the same answers always give the same findings.
 
-use super::{Finding, Findings, Found, Machine, Verdict, clock, leftovers, machine, ports};
+use super::{Finding, Findings, Found, Machine, Verdict, clock, leftovers, links, machine, ports, vip};
 use std::collections::BTreeMap;
 
 /// Judges the hosts that were asked. `everyone` says that these are all hosts of the inventory: what is
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub fn judge(machines: &[Machine], everyone: bool) -> Vec<Finding> {
     let clocks = clock::Clocks::of(machines);
     let cluster = leftovers::Cluster::of(machines, everyone);
+    let links = links::Links::of(machines);
+    let vip = vip::Holders::of(machines, everyone);
     let twins = Twins::of(machines);
     let mut findings = Vec::new();
     for machine in machines {
@@ -20,15 +22,31 @@ pub fn judge(machines: &[Machine], everyone: bool) -> Vec<Finding> {
                 machine::system(found, &mut own);
                 machine::memory(found, &mut own);
                 machine::disk(found, &mut own);
-                clocks.judge(&machine.name, &mut own);
-                network(found, &mut own);
+                machine::sync(found, &mut own);
+                clocks.judge(&machine.name, found, &mut own);
+                links.judge(&machine.name, found, &mut own);
                 ports::judge(found, &mut own);
+                vip.judge(found, &mut own);
                 cluster.judge(&machine.name, found, &mut own);
             }
         }
         findings.append(&mut own.list);
     }
     findings.extend(clocks.own());
+    findings
+}
+
+/// What keeps the hosts from each other, of machines that were asked for no more than that.
+pub fn obstructed(machines: &[Machine]) -> Vec<Finding> {
+    let links = links::Links::of(machines);
+    let mut findings = Vec::new();
+    for machine in machines {
+        let mut own = Findings::of(machine.name.as_str());
+        if let Ok(found) = &machine.found {
+            links.judge(&machine.name, found, &mut own);
+        }
+        findings.extend(own.list.into_iter().filter(|finding| finding.verdict == Verdict::Fail));
+    }
     findings
 }
 
@@ -47,34 +65,6 @@ fn access(found: &Found, own: &mut Findings<'_>) {
             "Set `ansible_become: true`, or log in as root.",
         ),
     }
-}
-
-/// Each host reaches each other, by the address that the cluster uses.
-fn network(found: &Found, own: &mut Findings<'_>) {
-    let address = &found.needs.address;
-    let is_address = address.parse::<std::net::Ipv4Addr>().is_ok();
-    if is_address && !found.facts.all_ipv4_addresses.contains(address) {
-        own.warn(
-            "network",
-            format!("no interface has {address}, by which the others are to reach this host"),
-            "Right where addresses are translated on the way; otherwise set `address` to the host's own.",
-        );
-    }
-    let answers = || found.needs.peers.iter().zip(&found.survey.peers);
-    let silent = answers().filter(|(_, answer)| answer.is_none()).map(|(peer, _)| peer.name.as_str());
-    let silent: Vec<&str> = silent.collect();
-    if !silent.is_empty() {
-        own.fail(
-            "network",
-            format!("does not reach {}", silent.join(", ")),
-            "Are they up, and do routes and firewalls let the cluster's hosts reach each other?",
-        );
-    }
-    let slowest = answers().filter_map(|(_, answer)| *answer).max_by(f64::total_cmp);
-    own.otherwise("network", || match slowest {
-        None => "there is no other host".to_owned(),
-        Some(ms) => format!("reaches all others, the farthest in {ms:.1} ms"),
-    });
 }
 
 /// Hosts that take each other's identity: copies of one disk.

@@ -37,6 +37,7 @@ impl<'a> Cluster<'a> {
             self.store(found, own);
         }
         files(found, own);
+        rivals(found, own);
         own.otherwise("leftovers", || match has_own_agent(found) || is_own_etcd(found) {
             true => "what is there belongs to this cluster".to_owned(),
             false => "none".to_owned(),
@@ -172,5 +173,19 @@ fn files(found: &Found, own: &mut Findings<'_>) {
                 format!("If somebody needs it: `cp {file} {file}.saved`."),
             );
         }
+    }
+}
+
+/// What would rule over PostgreSQL, or over the virtual address, beside the cluster's own agents.
+fn rivals(found: &Found, own: &mut Findings<'_>) {
+    if found.needs.postgres.is_none() && !found.needs.keepalived {
+        return;
+    }
+    for unit in &found.survey.rivals {
+        own.fail(
+            "leftovers",
+            format!("{unit} runs here or starts at boot; two agents fight over one server"),
+            format!("If nobody needs it: `systemctl disable --now {unit}`."),
+        );
     }
 }

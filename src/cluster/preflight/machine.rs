@@ -1,7 +1,7 @@
 //! Is the machine itself fit: its system, its memory, its disks?
 
 use super::{Findings, Found, bytes, needs};
-use crate::remote::preflight::Folder;
+use crate::remote::preflight::{Folder, Syncs};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -134,6 +134,39 @@ pub fn disk(found: &Found, own: &mut Findings<'_>) {
         }
         mounts.join(", ")
     });
+}
+
+/// etcd's own documentation asks for this: a leader whose disk takes longer misses heartbeats.
+const SYNC_MS: f64 = 10.0;
+
+/// What services wait for when they write.
+pub fn sync(found: &Found, own: &mut Findings<'_>) {
+    for syncs in &found.survey.syncs {
+        let Syncs { path, p50_ms, p99_ms } = syncs;
+        let times = format!("an fdatasync in {path} takes {p50_ms:.1} ms, one in a hundred {p99_ms:.1} ms");
+        if found.needs.etcd.as_ref().is_some_and(|etcd| etcd.data_dir == *path) {
+            if *p99_ms > SYNC_MS {
+                own.warn(
+                    "fsync",
+                    format!("{times}: etcd wants it below {SYNC_MS:.0} ms"),
+                    "Put etcd on a faster disk that nobody else writes to (`etcd_data_dir`), or give it more time: \
+                     `etcd_heartbeat_interval_ms`, `etcd_election_timeout_ms`.",
+                );
+            }
+        } else if *p50_ms > SYNC_MS {
+            own.warn(
+                "fsync",
+                format!("{times}: every commit waits for one"),
+                "Put the WAL on a disk that is quicker to write, such as an SSD whose cache survives a power loss.",
+            );
+        }
+    }
+    if !found.survey.syncs.is_empty() {
+        own.otherwise("fsync", || {
+            let told = |syncs: &Syncs| format!("{:.1} ms in {}", syncs.p50_ms, syncs.path);
+            found.survey.syncs.iter().map(told).collect::<Vec<_>>().join(", ")
+        });
+    }
 }
 
 fn purpose(found: &Found, path: &str) -> Purpose {

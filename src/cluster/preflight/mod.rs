@@ -1,18 +1,24 @@
-//! Are the hosts ready for the cluster that the inventory describes? Asks each of them through the hands,
-//! changes nothing, and judges all answers together. Start reading at `judge`: the rules are pure.
+//! Are the hosts ready for the cluster that the inventory describes? Asks each of them through the hands, has
+//! them try each other, changes nothing, and judges all answers together. Start reading at `judge`: the rules are
+//! pure.
 
 mod ask;
+mod between;
 mod clock;
 mod judge;
 mod leftovers;
+mod links;
 mod machine;
 mod needs;
 mod ports;
+mod routes;
 #[cfg(test)]
 mod tests;
+mod vip;
 
-pub use ask::ask;
-pub use judge::{judge, worst};
+pub use ask::{Scope, ask};
+pub use judge::{judge, obstructed, worst};
+pub use links::Contact;
 pub use needs::Needs;
 
 use crate::{model::HostName, remote::preflight::Survey};
@@ -23,7 +29,8 @@ use serde::{Deserialize, Serialize};
 pub struct Finding {
     /// The host's name, or `this machine`.
     pub host: String,
-    /// What was looked at: `ssh`, `sudo`, `system`, `memory`, `disk`, `clock`, `network`, `ports`, `leftovers`.
+    /// What was looked at: `ssh`, `sudo`, `system`, `memory`, `disk`, `fsync`, `clock`, `network`, `links`, `mtu`,
+    /// `ports`, `vip`, `leftovers`.
     pub check: &'static str,
     pub verdict: Verdict,
     pub message: String,
@@ -56,6 +63,8 @@ pub struct Found {
     pub facts: Facts,
     pub survey: Survey,
     pub reading: Reading,
+    /// What the host found out with others; empty where there is no other.
+    pub contacts: Vec<Contact>,
 }
 
 /// Why a host could not be asked.

@@ -1,11 +1,12 @@
 //! What the cluster needs of a host, by its roles in the inventory, and the questions that follow from it.
 
+use super::{Scope, routes};
 use crate::{
     inventory::{Dcs, Host, Inventory},
     model::HostName,
     remote::{
         Tls,
-        preflight::{Peer, Questions, Store},
+        preflight::{Peer, Questions, Store, Vip},
     },
 };
 use serde_json::{Map, Value};
@@ -26,6 +27,12 @@ pub struct Needs {
     pub etcd: Option<Etcd>,
     pub haproxy: bool,
     pub keepalived: bool,
+    /// Whether services speak TLS.
+    pub tls: bool,
+    /// The ports of other hosts that this one connects to, by their variables.
+    pub dials: Vec<&'static str>,
+    /// The virtual address that it shares, and VRRP's number for it.
+    pub vip: Option<(Vip, u8)>,
     /// The hosts that this one must reach.
     pub peers: Vec<Peer>,
     /// The cluster's folder in the store.
@@ -59,7 +66,14 @@ pub struct Etcd {
     pub token: String,
     pub quota_bytes: u64,
     pub client_port: u16,
-    pub tls: bool,
+    pub heartbeat_ms: u64,
+}
+
+impl Postgres {
+    /// Where its WAL is, or will be.
+    pub fn wal_dir(&self) -> String {
+        format!("{}/pg_wal", self.data_dir)
+    }
 }
 
 impl Needs {
@@ -84,20 +98,32 @@ impl Needs {
                 token: text("etcd_cluster_token"),
                 quota_bytes: number("etcd_quota_backend_bytes"),
                 client_port: u16::try_from(number("etcd_client_port")).unwrap_or_default(),
-                tls: vars.get("tls") == Some(&Value::Bool(true)),
+                heartbeat_ms: number("etcd_heartbeat_interval_ms"),
             }),
             haproxy: host.is_in("haproxy"),
             keepalived: host.is_in("keepalived"),
+            tls: vars.get("tls") == Some(&Value::Bool(true)),
+            dials: routes::dials(host),
+            vip: inventory.vip().filter(|_| host.is_in("keepalived")).and_then(|vip| {
+                let interface = Some(text("vip_interface")).filter(|name| !name.is_empty());
+                let IpAddr::V4(address) = vip.0.addr() else { return None };
+                Some((Vip { address, interface }, u8::try_from(number("vip_router_id")).ok()?))
+            }),
             peers: peers(inventory, &host.name),
             store_folder: inventory.dcs_folder(),
         }
     }
 
     /// What the host is asked.
-    pub fn questions(&self) -> Questions {
+    pub fn questions(&self, scope: Scope) -> Questions {
+        if scope == Scope::Links {
+            let ports = self.ports.iter().map(|port| port.number).collect();
+            return Questions { ports, peers: self.peers.clone(), ..Questions::default() };
+        }
         let mut folders = vec![DOWNLOADS.to_owned(), PROGRAMS.to_owned()];
         folders.extend(self.postgres.iter().map(|postgres| postgres.data_dir.clone()));
         folders.extend(self.etcd.iter().map(|etcd| etcd.data_dir.clone()));
+        let wal = self.postgres.iter().map(|postgres| postgres.wal_dir());
         Questions {
             folders,
             ports: self.ports.iter().map(|port| port.number).collect(),
@@ -105,10 +131,12 @@ impl Needs {
             postgres_data_dir: self.postgres.as_ref().map(|postgres| postgres.data_dir.clone()),
             etcd_data_dir: self.etcd.as_ref().map(|etcd| etcd.data_dir.clone()),
             store: self.etcd.as_ref().map(|etcd| Store {
-                url: format!("{}://127.0.0.1:{}", if etcd.tls { "https" } else { "http" }, etcd.client_port),
+                url: format!("{}://127.0.0.1:{}", if self.tls { "https" } else { "http" }, etcd.client_port),
                 folder: self.store_folder.clone(),
-                tls: if etcd.tls { Tls::of_role("etcd") } else { Tls::default() },
+                tls: if self.tls { Tls::of_role("etcd") } else { Tls::default() },
             }),
+            synced: wal.chain(self.etcd.iter().map(|etcd| etcd.data_dir.clone())).collect(),
+            vip: self.vip.as_ref().map(|(vip, _)| vip.clone()),
         }
     }
 }

@@ -3,13 +3,30 @@
 use super::{Findings, Found, leftovers, needs::Port};
 use crate::remote::listeners::Listener;
 
+/// Who has a port.
+pub enum Holder<'a> {
+    Nobody,
+    /// The cluster's own service.
+    Us,
+    Somebody(&'a Listener),
+}
+
+/// Who has a port that the host needs.
+pub fn holder<'a>(found: &'a Found, port: &Port) -> Holder<'a> {
+    match found.survey.listeners.iter().find(|listener| collide(port, listener)) {
+        None => Holder::Nobody,
+        Some(listener) if is_ours(found, port, listener) => Holder::Us,
+        Some(listener) => Holder::Somebody(listener),
+    }
+}
+
 pub fn judge(found: &Found, own: &mut Findings<'_>) {
     let mut held = 0;
     for port in &found.needs.ports {
-        match found.survey.listeners.iter().find(|listener| collide(port, listener)) {
-            None => {}
-            Some(listener) if is_ours(found, port, listener) => held += 1,
-            Some(listener) => taken(port, listener, own),
+        match holder(found, port) {
+            Holder::Nobody => {}
+            Holder::Us => held += 1,
+            Holder::Somebody(listener) => taken(port, listener, own),
         }
     }
     own.otherwise("ports", || {

@@ -1,5 +1,7 @@
 //! One fit host, and what is said of it when one thing is wrong.
 
+mod between;
+
 use super::{needs::*, *};
 use crate::remote::{
     listeners::{Listener, Process},
@@ -40,7 +42,7 @@ fn fit() -> Found {
                 token: "demo".to_owned(),
                 quota_bytes: 2 * GIB,
                 client_port: 2379,
-                tls: false,
+                heartbeat_ms: 100,
             }),
             peers: vec![Peer { name: "b".to_owned(), address: "10.0.0.2".to_owned(), port: 22 }],
             store_folder: "/service/demo/".to_owned(),
@@ -67,6 +69,7 @@ fn fit() -> Found {
             ..Survey::default()
         },
         reading: Reading { ahead_ms: 3, uncertainty_ms: 1 },
+        contacts: Vec::new(),
     }
 }
 
@@ -218,39 +221,36 @@ fn clocks_are_compared_with_where_most_are() {
     ");
 }
 
+/// A service's socket.
+fn listens(port: u16, unit: &str) -> Listener {
+    let unit = Some(unit.to_owned()).filter(|unit| !unit.is_empty());
+    let process = Process { pid: 7, name: "thing".to_owned(), unit, directory: None };
+    Listener { port, address: "0.0.0.0".parse().unwrap(), process: Some(process) }
+}
+
 #[test]
 fn ports_are_free_or_our_own() {
-    let listens = |port, unit: Option<&str>| Listener {
-        port,
-        address: "0.0.0.0".parse().unwrap(),
-        process: Some(Process {
-            pid: 7,
-            name: "thing".to_owned(),
-            unit: unit.map(str::to_owned),
-            directory: None,
-        }),
-    };
     let own_agent = |scope: &str| {
         let (scope, name, data_dir) = (scope.to_owned(), "a".to_owned(), DATA.to_owned());
         Some(answers::Agent { scope, name, data_dir })
     };
     let ours = after(|found| {
-        found.survey.listeners = vec![listens(5432, Some("pgfleet-agent.service"))];
+        found.survey.listeners = vec![listens(5432, "pgfleet-agent.service")];
         found.survey.agent = own_agent("demo");
     });
     assert_eq!(ours, "");
     let bound_elsewhere = after(|found| {
         found.needs.ports[1].address = "10.0.0.1".parse().ok();
-        let local = Listener { address: "127.0.0.1".parse().unwrap(), ..listens(5432, None) };
+        let local = Listener { address: "127.0.0.1".parse().unwrap(), ..listens(5432, "") };
         found.survey.listeners = vec![local];
     });
     assert_eq!(bound_elsewhere, "");
     let told = [
-        after(|found| found.survey.listeners = vec![listens(5432, Some("postgresql@17-main.service"))]),
-        after(|found| found.survey.listeners = vec![listens(5432, None)]),
-        after(|found| found.survey.listeners = vec![Listener { process: None, ..listens(2379, None) }]),
+        after(|found| found.survey.listeners = vec![listens(5432, "postgresql@17-main.service")]),
+        after(|found| found.survey.listeners = vec![listens(5432, "")]),
+        after(|found| found.survey.listeners = vec![Listener { process: None, ..listens(2379, "") }]),
         // The distribution's own etcd, with its own data.
-        after(|found| found.survey.listeners = vec![listens(2379, Some("etcd.service"))]),
+        after(|found| found.survey.listeners = vec![listens(2379, "etcd.service")]),
     ];
     insta::assert_snapshot!(told.concat(), @r"
     a ports Fail: 5432 is taken by thing (process 7 of postgresql@17-main.service) -> If nobody needs it: `systemctl disable --now postgresql@17-main.service`. Otherwise choose another port by `postgres_port`.
@@ -277,6 +277,7 @@ fn leftovers_of_an_older_cluster() {
             let (scope, name) = ("old".to_owned(), "pg9".to_owned());
             found.survey.agent = Some(answers::Agent { scope, name, data_dir: "/srv/old".to_owned() });
         }),
+        after(|found| found.survey.rivals = vec!["patroni.service".to_owned()]),
         after(|found| found.survey.etcd.has_data = true),
         after(|found| {
             found.survey.etcd.has_data = true;
@@ -298,6 +299,7 @@ fn leftovers_of_an_older_cluster() {
     a leftovers Fail: /var/lib/postgresql/17/demo holds data of PostgreSQL 15, and 17 is wanted -> Set `postgres_version: 15`, or another `postgres_data_dir`. If nobody needs the data: `rm -rf /var/lib/postgresql/17/demo`.
     a leftovers Warn: /var/lib/postgresql/17/demo holds data that no agent looks after; a bootstrap adopts it -> If it is of an older cluster and nobody needs it: `rm -rf /var/lib/postgresql/17/demo`.
     a leftovers Fail: the host is member `pg9` of another cluster, `old` -> If nobody needs that one: `systemctl disable --now pgfleet-agent; rm -rf /etc/pgfleet /srv/old`.
+    a leftovers Fail: patroni.service runs here or starts at boot; two agents fight over one server -> If nobody needs it: `systemctl disable --now patroni.service`.
     a leftovers Fail: /var/lib/etcd/demo holds data of an etcd cluster that is not set up here -> Choose another `etcd_data_dir`. If nobody needs it: `systemctl disable --now etcd; rm -rf /var/lib/etcd/demo`.
     a leftovers Fail: /var/lib/etcd/demo holds data of another etcd cluster (token `old`) -> Choose another `etcd_data_dir`. If nobody needs it: `systemctl disable --now etcd; rm -rf /var/lib/etcd/demo`.
     a leftovers Warn: etcd is set up for another cluster (token `old`); a bootstrap replaces its settings -> If somebody needs them: `cp /etc/default/etcd /etc/default/etcd.saved`.

@@ -67,7 +67,12 @@ impl<I: AsyncWrite + Unpin, O: AsyncRead + Unpin> Control<I, O> {
                 Event::Waiting { message, .. } => self.waits.push(message),
                 Event::Finished { outcome, .. } => outcomes.push(outcome),
                 Event::BatchDone => break,
-                Event::Started { .. } | Event::Hello(_) | Event::Surveyed(_) | Event::Drifted(_) => {}
+                Event::Started { .. }
+                | Event::Hello(_)
+                | Event::Surveyed(_)
+                | Event::Opened(_)
+                | Event::Dialled(_)
+                | Event::Drifted(_) => {}
             }
         }
         outcomes

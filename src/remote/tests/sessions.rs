@@ -3,7 +3,10 @@
 use super::{failure, one, session, step, tree};
 use crate::{
     model::Digest,
-    remote::protocol::{Effect, Event, Mode, Outcome, Request, Verdict},
+    remote::{
+        preflight::links::{At, Dial, Door, Unreached},
+        protocol::{Effect, Event, Mode, Outcome, Request, Verdict},
+    },
 };
 use serde_json::{Value, json};
 use std::fs;
@@ -251,4 +254,38 @@ async fn diffs_are_unified_and_only_attributes_are_corrected_where_that_suffices
 ");
     let outcome = one(root.path(), Mode::Apply, copy("a\nb\nc\n", "0600")).await;
     insta::assert_snapshot!(outcome.diff, @"/etc/a: mode: 0644 -> 0600");
+}
+
+#[tokio::test]
+async fn a_host_listens_for_others_as_long_as_its_session_lasts() {
+    let root = tree();
+    let any = Door { port: 0, address: "127.0.0.1".parse().ok() };
+    let dial = |port| {
+        let (address, at) = ("127.0.0.1".to_owned(), At::Door("a".to_owned()));
+        Request::Dial(vec![Dial { address, port, at }])
+    };
+    let port = session(root.path(), &[], async |control| {
+        control.hello().await;
+        control.send(&Request::Open { name: "a".to_owned(), doors: vec![any] }).await;
+        let port = match control.event().await {
+            Some(Event::Opened(opened)) => opened[0].clone().expect("a port"),
+            other => panic!("expected ports, found {other:?}"),
+        };
+        control.send(&dial(port)).await;
+        match control.event().await {
+            Some(Event::Dialled(results)) => assert!(results[0].is_ok(), "{results:?}"),
+            other => panic!("expected an answer, found {other:?}"),
+        }
+        port
+    });
+    let port = port.await;
+    session(root.path(), &[], async |control| {
+        control.hello().await;
+        control.send(&dial(port)).await;
+        match control.event().await {
+            Some(Event::Dialled(results)) => assert_eq!(results, [Err(Unreached::Refused)]),
+            other => panic!("expected an answer, found {other:?}"),
+        }
+    })
+    .await;
 }

@@ -1,8 +1,18 @@
 //! Looks at what a host has before anything is done to it, and changes nothing. Only what is asked for is
-//! looked at, and nothing is judged here: that is done where the whole cluster is known.
+//! looked at, and nothing is judged here: that is done where the whole cluster is known. What hosts find out with
+//! each other is in `links`.
+
+pub mod links;
+mod sync;
+mod vrrp;
+
+pub use crate::remote::arp::Answers;
+pub use sync::Syncs;
+pub use vrrp::Advert;
 
 use crate::{
     remote::{
+        arp,
         host::Host,
         http::{Call, Tls},
         listeners::{self, Listener},
@@ -17,19 +27,36 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 
 /// How long another host may take to answer.
 const PEER_LIMIT: Duration = Duration::from_secs(2);
+/// How long a holder of the virtual address may take to answer.
+const HOLDER_LIMIT: Duration = Duration::from_millis(600);
+/// Holders announce themselves once a second, unless somebody has chosen otherwise.
+const ADVERTS_LIMIT: Duration = Duration::from_millis(1300);
 const ETCD_SETTINGS: &str = "/etc/default/etcd";
 const AGENT_SETTINGS: &str = "/etc/pgfleet/agent.yml";
 const HAPROXY_SETTINGS: &str = "/etc/haproxy/haproxy.cfg";
 const KEEPALIVED_SETTINGS: &str = "/etc/keepalived/keepalived.conf";
+const WANTED: &str = "/etc/systemd/system/multi-user.target.wants";
 /// The first words of every file that is rendered from our templates.
 const MARK: &str = "# Managed by pgfleet";
+
+/// Services that would rule over PostgreSQL or an address beside the cluster's own.
+const RIVALS: [&str; 7] = [
+    "patroni.service",
+    "vip-manager.service",
+    "repmgrd.service",
+    "pgautofailover.service",
+    "stolon-keeper.service",
+    "corosync.service",
+    "pacemaker.service",
+];
 
 /// What to look at. Nothing in particular still gives the clock and what pgfleet's files say.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -45,6 +72,19 @@ pub struct Questions {
     pub etcd_data_dir: Option<String>,
     /// The store on this host, and the cluster's folder in it.
     pub store: Option<Store>,
+    /// Folders whose writes services wait for; they need not exist.
+    #[serde(default)]
+    pub synced: Vec<String>,
+    #[serde(default)]
+    pub vip: Option<Vip>,
+}
+
+/// A virtual address that the host is to share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    pub address: Ipv4Addr,
+    /// The interface that is to carry it; the one whose network has it when none.
+    pub interface: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +124,26 @@ pub struct Survey {
     pub agent: Option<Agent>,
     /// Configurations that are there and were not written by pgfleet.
     pub foreign_files: Vec<String>,
+    /// Whether there is a configuration of keepalived that pgfleet has written.
+    #[serde(default)]
+    pub own_keepalived: bool,
+    /// Units that run or are to run, and whose business is the cluster's.
+    #[serde(default)]
+    pub rivals: Vec<String>,
+    /// In the order of the questions, without those where nothing can be written.
+    #[serde(default)]
+    pub syncs: Vec<Syncs>,
+    #[serde(default)]
+    pub vip: Option<Result<VipFound, String>>,
+}
+
+/// What the network says of the virtual address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipFound {
+    /// Who answers for it.
+    pub answers: Answers,
+    /// What is announced on its interface, by whomever.
+    pub adverts: Vec<Advert>,
 }
 
 /// Where a path is, or will be.
@@ -146,7 +206,15 @@ pub(crate) async fn survey(host: &Host, questions: &Questions) -> Survey {
             None => None,
         }
     };
-    let (peers, store) = tokio::join!(peers, store);
+    let vip = async {
+        match questions.vip.clone() {
+            Some(vip) => {
+                Some(spawn_blocking(|| ask_for(vip)).await.unwrap_or_else(|error| Err(error.to_string())))
+            }
+            None => None,
+        }
+    };
+    let (peers, store, vip, syncs) = tokio::join!(peers, store, vip, syncs(host, &questions.synced));
     Survey {
         clock_ms,
         folders: questions.folders.iter().map(|path| folder(host, path, &mounts)).collect(),
@@ -157,6 +225,10 @@ pub(crate) async fn survey(host: &Host, questions: &Questions) -> Survey {
         store,
         agent: agent(&host.path(AGENT_SETTINGS)),
         foreign_files: foreign_files(host),
+        own_keepalived: is_own(host, KEEPALIVED_SETTINGS) == Some(true),
+        rivals: rivals(host),
+        syncs,
+        vip,
     }
 }
 
@@ -172,11 +244,37 @@ async fn reach(peer: &Peer) -> Option<f64> {
     Some(begun.elapsed().as_secs_f64() * 1000.0)
 }
 
-fn folder(host: &Host, path: &str, mounts: &str) -> Folder {
+/// Measures one after the other: disks may be shared.
+async fn syncs(host: &Host, folders: &[String]) -> Vec<Syncs> {
+    let places: Vec<_> = folders.iter().map(|path| (path.clone(), nearest(host, path))).collect();
+    let measure = || places.into_iter().filter_map(|(path, folder)| sync::measure(path, &folder)).collect();
+    spawn_blocking(measure).await.unwrap_or_default()
+}
+
+/// Asks who has the address, and listens who announces what.
+fn ask_for(vip: Vip) -> Result<VipFound, String> {
+    let interface = match &vip.interface {
+        Some(interface) => interface.clone(),
+        None => arp::interface_of(vip.address)?,
+    };
+    std::thread::scope(|threads| {
+        let adverts = threads.spawn(|| vrrp::hear(&interface, ADVERTS_LIMIT));
+        let answers = arp::probe(vip.address, Some(&interface), HOLDER_LIMIT)?;
+        let adverts = adverts.join().map_err(|_| "nothing could be heard".to_owned())?;
+        let adverts = adverts.map_err(|error| format!("{interface}: {error}"))?;
+        Ok(VipFound { answers, adverts })
+    })
+}
+
+/// What does not exist yet will be on the file system of what does.
+fn nearest(host: &Host, path: &str) -> PathBuf {
     let wanted = host.path(path);
-    // What does not exist yet will be on the file system of what does.
     let nearest = wanted.ancestors().find_map(|ancestor| fs::canonicalize(ancestor).ok());
-    let nearest = nearest.unwrap_or_else(|| host.path("/"));
+    nearest.unwrap_or_else(|| host.path("/"))
+}
+
+fn folder(host: &Host, path: &str, mounts: &str) -> Folder {
+    let nearest = nearest(host, path);
     let (mount, fstype) = mounted_on(&nearest, mounts).unwrap_or_default();
     let space = statvfs(&nearest).ok();
     Folder {
@@ -240,11 +338,23 @@ fn agent(path: &Path) -> Option<Agent> {
     })
 }
 
+/// Whether pgfleet has written a file; none where there is no file.
+fn is_own(host: &Host, path: &str) -> Option<bool> {
+    let text = fs::read_to_string(host.path(path)).ok()?;
+    Some(text.lines().any(|line| line.starts_with(MARK)))
+}
+
 fn foreign_files(host: &Host) -> Vec<String> {
-    let foreign = |path: &&str| {
-        fs::read_to_string(host.path(path)).is_ok_and(|text| !text.lines().any(|line| line.starts_with(MARK)))
-    };
+    let foreign = |path: &&str| is_own(host, path) == Some(false);
     [HAPROXY_SETTINGS, KEEPALIVED_SETTINGS].into_iter().filter(foreign).map(str::to_owned).collect()
+}
+
+/// A unit that runs has a control group, and one that is to run at boot a link.
+fn rivals(host: &Host) -> Vec<String> {
+    let places = ["/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/systemd/system.slice", WANTED];
+    let present =
+        |unit: &&str| places.iter().any(|place| host.path(place).join(unit).symlink_metadata().is_ok());
+    RIVALS.into_iter().filter(present).map(str::to_owned).collect()
 }
 
 /// What the store has of the cluster; none when it does not answer.
@@ -312,6 +422,7 @@ mod tests {
             ),
             ("etc/haproxy/haproxy.cfg", b"global\n  maxconn 1\n"),
             ("etc/keepalived/keepalived.conf", b"# Managed by pgfleet.\n"),
+            ("etc/systemd/system/multi-user.target.wants/patroni.service", b""),
         ]);
         let questions = Questions {
             postgres_data_dir: Some("/pg".into()),
@@ -324,7 +435,8 @@ mod tests {
         assert_eq!(data.system_identifier.as_deref(), Some("7391234567890123456"));
         assert_eq!((survey.etcd.has_data, survey.etcd.token.as_deref()), (true, Some("old")));
         assert_eq!(survey.agent.expect("a file").scope, "old");
-        assert_eq!(survey.foreign_files, [HAPROXY_SETTINGS]);
+        assert_eq!((survey.foreign_files, survey.own_keepalived), (vec![HAPROXY_SETTINGS.to_owned()], true));
+        assert_eq!(survey.rivals, ["patroni.service"]);
     }
 
     #[test]
