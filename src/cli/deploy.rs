@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     engine::{self, Consequences, Engine, Inputs, Mask, Options, Report, Request, SavedPlan},
+    journal::Holder,
     playbook::{Playbook, Sources},
     remote::protocol::Mode,
     ui::{
@@ -283,12 +284,22 @@ pub fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
 pub struct Deploy<'a> {
     /// The lock to change the cluster under; without one it is only looked at.
     pub lock: Option<Use<'a>>,
+    /// The lock that the command holds already, and changes the cluster under.
+    pub held: Option<Held<'a>>,
     /// The hosts to work on; those that `--limit` names when it is none.
     pub limit: Option<String>,
     /// What was changed by hand on the hosts is overwritten, rather than kept.
     pub overwrite_drift: bool,
     /// Variables that the command gives to its playbook: a map.
     pub vars: Value,
+}
+
+/// A deploy lock that lasts longer than one playbook.
+#[derive(Clone, Copy)]
+pub struct Held<'a> {
+    pub holder: &'a Holder,
+    /// Cancelled when it is lost.
+    pub stop: &'a CancellationToken,
 }
 
 impl<'a> Deploy<'a> {
@@ -309,7 +320,8 @@ impl<'a> Deploy<'a> {
 pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>) -> Result<Report, Error> {
     let common = &context.common;
     let lock = with.lock;
-    let mode = if lock.is_some() { Mode::Apply } else { Mode::Check };
+    let holder = lock.map(|lock| lock.holder).or(with.held.map(|held| held.holder));
+    let mode = if holder.is_some() { Mode::Apply } else { Mode::Check };
     let options = Options {
         mode,
         diff: common.diff,
@@ -321,12 +333,12 @@ pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>
         forks: usize::from(common.forks),
         ssh: context.ssh(),
         executables: context.executables()?,
-        purpose: lock.map(|lock| lock.holder.describe()),
+        purpose: holder.map(Holder::describe),
     };
     let (sink, events) = tokio::sync::mpsc::unbounded_channel();
     let detail = Detail { every_step: common.verbose > 0, diff: common.diff, would: mode == Mode::Check };
     let progress = tokio::spawn(Progress::new(detail).listen(events));
-    let cancel = CancellationToken::new();
+    let cancel = with.held.map_or_else(CancellationToken::new, |held| held.stop.child_token());
     let signals = tokio::spawn(cancel_on_interrupt(cancel.clone()));
     let engine = Engine {
         inventory: &context.inventory,

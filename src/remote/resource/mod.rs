@@ -18,6 +18,7 @@ mod group;
 mod haproxy_backends;
 mod modprobe;
 mod pam_limits;
+mod pg_upgrade;
 mod placement;
 mod ports_free;
 mod postgres_cluster;
@@ -49,6 +50,7 @@ pub use group::Group;
 pub use haproxy_backends::HaproxyBackends;
 pub use modprobe::Modprobe;
 pub use pam_limits::{LimitType, PamLimits};
+pub use pg_upgrade::{PgUpgrade, Transfer, UpgradeState};
 pub use ports_free::PortsFree;
 pub use postgres_cluster::PostgresCluster;
 pub use postgres_replication::PostgresReplication;
@@ -174,6 +176,7 @@ resources! {
     "postgres_roles" PostgresRoles;
     "postgres_replication" PostgresReplication;
     "dynamic_config" DynamicConfig;
+    "pg_upgrade" PgUpgrade;
     "haproxy_backends" HaproxyBackends;
     "vip" Vip;
 }
