@@ -121,7 +121,7 @@ enum Stage {
 
 impl PgUpgrade {
     fn folder(&self, context: &Context<'_>) -> PathBuf {
-        context.host.path(&format!("{}.upgrade", self.data_dir.trim_end_matches('/')))
+        context.host.path(format!("{}.upgrade", self.data_dir.trim_end_matches('/')))
     }
 
     fn note(&self, context: &Context<'_>) -> Option<Note> {
@@ -221,8 +221,11 @@ impl PgUpgrade {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failure(format!("{} cannot be emptied: {error}", path.display())))
             }
-            // A mount point stays.
-            _ => Ok(drop(fs::remove_dir(&path))),
+            _ => {
+                // A mount point stays.
+                let _ = fs::remove_dir(&path);
+                Ok(())
+            }
         }
     }
 
