@@ -43,10 +43,23 @@ impl Context {
         Context::of(common, Inventory::load_without(&common.inventory, &common.extra_vars, &keys, leaving)?)
     }
 
+    /// The same with another variable on top. What is odd has been told of it already.
+    pub fn with(&self, variable: String) -> Result<Context, Error> {
+        let mut common = self.common.clone();
+        common.extra_vars.push(variable);
+        let keys = keyring(&common.vault_password_file, !common.yes);
+        let inventory = Inventory::load_with(&common.inventory, &common.extra_vars, &keys)?;
+        Context::quietly(&common, inventory)
+    }
+
     fn of(common: &Common, inventory: Inventory) -> Result<Context, Error> {
         for warning in inventory.warnings.iter().filter(|warning| warning.severity == Severity::Warning) {
             ui::diagnostic(warning);
         }
+        Context::quietly(common, inventory)
+    }
+
+    fn quietly(common: &Common, inventory: Inventory) -> Result<Context, Error> {
         let mut templates = Templates::new(overrides("templates"))?;
         templates.share(&inventory.global_variables())?;
         Ok(Context { common: common.clone(), inventory, templates })

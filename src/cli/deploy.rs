@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     engine::{self, Consequences, Engine, Inputs, Mask, Options, Report, Request, SavedPlan, Sink},
+    journal::Holder,
     playbook::{Playbook, Sources},
     remote::protocol::Mode,
     ui::{
@@ -291,12 +292,22 @@ pub fn load(context: &Context, name: &str) -> Result<Playbook, Error> {
 pub struct Deploy<'a> {
     /// The lock to change the cluster under; without one it is only looked at.
     pub lock: Option<Use<'a>>,
+    /// The lock that the command holds already, and changes the cluster under.
+    pub held: Option<Held<'a>>,
     /// The hosts to work on; those that `--limit` names when it is none.
     pub limit: Option<String>,
     /// What was changed by hand on the hosts is overwritten, rather than kept.
     pub overwrite_drift: bool,
     /// Variables that the command gives to its playbook: a map.
     pub vars: Value,
+}
+
+/// A deploy lock that lasts longer than one playbook.
+#[derive(Clone, Copy)]
+pub struct Held<'a> {
+    pub holder: &'a Holder,
+    /// Cancelled when it is lost.
+    pub stop: &'a CancellationToken,
 }
 
 impl<'a> Deploy<'a> {
@@ -308,6 +319,11 @@ impl<'a> Deploy<'a> {
         Self { lock: Some(lock), ..Self::default() }
     }
 
+    /// Who changes the cluster by this; nobody where it is only looked at.
+    fn holder(&self) -> Option<&'a Holder> {
+        self.lock.map(|lock| lock.holder).or(self.held.map(|held| held.holder))
+    }
+
     fn overwriting(self, drift: DriftArgs) -> Self {
         Self { overwrite_drift: drift.overwrite_drift, ..self }
     }
@@ -317,12 +333,12 @@ impl<'a> Deploy<'a> {
 pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>) -> Result<Report, Error> {
     let common = &context.common;
     let lock = with.lock;
-    let mode = if lock.is_some() { Mode::Apply } else { Mode::Check };
+    let mode = if with.holder().is_some() { Mode::Apply } else { Mode::Check };
     let options = options(context, with, mode)?;
     let (sink, events) = tokio::sync::mpsc::unbounded_channel();
     let detail = Detail { every_step: common.verbose > 0, diff: common.diff, would: mode == Mode::Check };
     let progress = tokio::spawn(Progress::new(detail).listen(events));
-    let cancel = CancellationToken::new();
+    let cancel = with.held.map_or_else(CancellationToken::new, |held| held.stop.child_token());
     let signals = tokio::spawn(cancel_on_interrupt(cancel.clone()));
     let engine = engine(context, options, sink, cancel);
     let report = match lock {
@@ -349,7 +365,7 @@ pub(super) fn options(context: &Context, with: &Deploy<'_>, mode: Mode) -> Resul
         forks: usize::from(common.forks),
         ssh: context.ssh(),
         executables: context.executables()?,
-        purpose: with.lock.map(|lock| lock.holder.describe()),
+        purpose: with.holder().map(Holder::describe),
     })
 }
 

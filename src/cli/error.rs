@@ -44,6 +44,16 @@ impl Error {
         }
     }
 
+    /// What went wrong, in one line.
+    pub fn summary(&self) -> String {
+        match self {
+            Error::Invalid(diagnostics) => {
+                diagnostics.0.first().map(|first| first.message.clone()).unwrap_or_default()
+            }
+            Error::Unreachable(error, _) | Error::Failed(error, _) => format!("{error:#}"),
+        }
+    }
+
     /// Tells the user and gives the exit code.
     pub fn report(&self) -> Exit {
         match self {

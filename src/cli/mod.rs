@@ -20,6 +20,7 @@ mod hosts;
 mod init;
 mod locked;
 mod logs;
+mod major;
 mod pause;
 mod psql;
 mod reach;
@@ -80,6 +81,7 @@ enum Command {
     Add(scale::AddArgs),
     Remove(scale::RemoveArgs),
     Replace(scale::ReplaceArgs),
+    UpgradeMajor(major::Args),
     Destroy(destroy::Args),
     Secrets(secrets::Args),
     Ssh(ssh::Args),
@@ -130,6 +132,7 @@ fn run(command: Command) -> Outcome {
         Command::Add(args) => on_cluster(&args.common.clone(), scale::add(args)),
         Command::Remove(args) => on_cluster(&args.common.clone(), scale::remove(args)),
         Command::Replace(args) => on_cluster(&args.common.clone(), scale::replace(args)),
+        Command::UpgradeMajor(args) => on_cluster(&args.common.clone(), major::run(args)),
         Command::Destroy(args) => on_cluster(&args.common.clone(), destroy::run(args)),
         Command::Secrets(args) => secrets::run(args),
         Command::Ssh(args) => on_cluster(&args.common.clone(), ssh::run(args)),

@@ -7,6 +7,7 @@ use super::{
     deploy::{self, Deploy, cancel_on_interrupt},
     error::{Error, Outcome},
     locked::{self, Waiting},
+    major,
     reach::reach_any,
     rolling,
     status::table,
@@ -47,6 +48,7 @@ Examples:
   pgfleet upgrade                                        everything
   pgfleet upgrade --component agent                      the agent alone: no session ends
   pgfleet upgrade --component postgres --to 17.6 -y      that minor version
+  pgfleet upgrade --component postgres --to 18           another major version, as `upgrade-major` does it
   pgfleet upgrade --component etcd --to 3.5              one minor version at a time
   pgfleet upgrade -y --max-write-gap 500                 stop if nobody could write for longer")]
 pub struct UpgradeArgs {
@@ -138,9 +140,10 @@ pub async fn upgrade(args: UpgradeArgs) -> Outcome {
     let (components, to) = match goal {
         Goal::Newer { components, to } => (components, to),
         Goal::Major { to } => {
-            let error = anyhow::anyhow!("PostgreSQL {to} is another major version than the cluster's");
-            return Err(Error::failed(error)
-                .next("an upgrade stays within the major version: name a minor one, or leave `--to` out"));
+            let UpgradeArgs { common, waiting, check, .. } = args;
+            let next = "name one of PostgreSQL's versions that this program knows";
+            let to = PgMajor::try_from(to).map_err(|error| Error::usage(error.to_string(), next))?;
+            return major::run(major::Args::to(to, common, waiting, check)).await;
         }
     };
     let mut command = vec!["upgrade".to_owned()];

@@ -4,7 +4,8 @@
 //! Asks agents, the DCS, HAProxy and PostgreSQL, all through the SSH connection to each host, so that
 //! nothing but port 22 has to be open. Observing (`observe`) and judging (`assess`, pure) are apart.
 //! Never changes a host by itself: switchover, restart and the like are asked of agents. Start reading at
-//! [`status`]; [`rolling`] restarts members in the right order, [`upgrade`] says what is newer and in which order.
+//! [`status`]; [`rolling`] restarts members in the right order, [`upgrade`] says what is newer and in which
+//! order, [`major`] brings PostgreSQL to another major version.
 
 mod access;
 mod assess;
@@ -15,6 +16,7 @@ mod haproxy;
 mod http;
 mod kv;
 mod leaving;
+pub mod major;
 mod observe;
 pub mod operator;
 mod pick;

@@ -50,7 +50,18 @@ fn database_text(error: &tokio_postgres::Error) -> String {
 pub async fn connect(
     access: &Access,
     through: &HostName,
-    (address, port): (&str, u16),
+    endpoint: (&str, u16),
+    superuser: &(String, Secret),
+    within: Duration,
+) -> Result<Client, SqlError> {
+    connect_to(access, through, (endpoint, "postgres"), superuser, within).await
+}
+
+/// As [`connect`], to a database.
+pub async fn connect_to(
+    access: &Access,
+    through: &HostName,
+    ((address, port), database): ((&str, u16), &str),
     (user, password): &(String, Secret),
     within: Duration,
 ) -> Result<Client, SqlError> {
@@ -65,7 +76,7 @@ pub async fn connect(
             },
         };
         let mut config = Config::new();
-        config.user(user).password(password.expose()).dbname("postgres").application_name("pgfleet");
+        config.user(user).password(password.expose()).dbname(database).application_name("pgfleet");
         let (client, connection) = config.connect_raw(stream, NoTls).await?;
         // Ends when the client is dropped; its error shows in the client's next statement.
         tokio::spawn(connection);

@@ -32,7 +32,7 @@ pub use settings::{Credentials, Dcs, Ports, Vip};
 pub use sketch::{Machine, Sketch};
 
 use crate::{
-    diagnostic::{Diagnostic, Diagnostics},
+    diagnostic::{Diagnostic, Diagnostics, Location},
     model::{HostName, Scope, Secret},
     pki::Authority,
     secret::Keyring,
@@ -168,6 +168,16 @@ impl Inventory {
     /// group with address and ports (`etcd_members`, `postgres_members`, ...).
     pub fn global_variables(&self) -> Map<String, Value> {
         self.global.clone()
+    }
+
+    /// Where a variable, or an entry of its map, is set; `None` where nobody sets it.
+    pub fn place(&self, variable: &str, entry: Option<&str>) -> Option<Location> {
+        let mut found = self.drafts.values().filter_map(|draft| draft.vars.get(variable));
+        let origin = &found.next()?.origin;
+        Some(match entry {
+            Some(entry) => origin.key_within(entry).key_location(),
+            None => origin.key_location(),
+        })
     }
 
     /// The variables of `-e`, which win over those of plays and tasks too.

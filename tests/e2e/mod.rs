@@ -10,6 +10,7 @@ mod harness;
 mod harness_itself;
 mod hostile;
 mod kills;
+mod major;
 mod operators;
 mod plans;
 mod preflight;

@@ -24,6 +24,7 @@ mod modprobe;
 mod offers;
 mod package_upgrade;
 mod pam_limits;
+mod pg_upgrade;
 mod placement;
 mod ports_free;
 mod postgres_cluster;
@@ -60,6 +61,7 @@ pub use haproxy_backends::HaproxyBackends;
 pub use modprobe::Modprobe;
 pub use package_upgrade::PackageUpgrade;
 pub use pam_limits::{LimitType, PamLimits};
+pub use pg_upgrade::{PgUpgrade, Transfer, UpgradeState};
 pub use ports_free::PortsFree;
 pub use postgres_cluster::PostgresCluster;
 pub use postgres_replication::PostgresReplication;
@@ -191,6 +193,7 @@ resources! {
     "postgres_roles" PostgresRoles;
     "postgres_replication" PostgresReplication;
     "dynamic_config" DynamicConfig;
+    "pg_upgrade" PgUpgrade;
     "haproxy_backends" HaproxyBackends;
     "vip" Vip;
 }
