@@ -34,7 +34,7 @@ const FINGERPRINT: [&str; 7] = [
     "SELECT md5(lo_get(4711))",
     "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = 'reader'",
     "SELECT datname, pg_get_userbyid(datdba) FROM pg_database ORDER BY 1",
-    "SELECT relacl FROM pg_class WHERE relname = 'goods'",
+    "SELECT has_table_privilege('reader', 'goods', 'SELECT'), has_table_privilege('reader', 'goods', 'INSERT')",
     "SELECT count(*) FROM dear",
 ];
 
