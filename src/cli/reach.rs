@@ -29,7 +29,8 @@ pub async fn reach(context: &Context) -> Result<(Topology, Access), Error> {
 pub async fn reach_one(context: &Context, host: &HostName) -> Option<Access> {
     let options = Options { connect_timeout: PATIENCE, ..context.ssh() };
     let target = Target::of(context.inventory.hosts.get(host)?, &options);
-    let access = Access::open(vec![target], &options, 1).await;
+    let tls = context.inventory.tls_client().ok()?;
+    let access = Access::open(vec![target], &options, 1).await.with_tls(tls);
     access.session(host).is_ok().then_some(access)
 }
 

@@ -32,7 +32,7 @@ fn fault(lab: &Lab, what: &str, break_it: impl Fn(&str), repair: impl Fn(&str)) 
 }
 
 fn lab() -> Lab {
-    Lab::bootstrapped_with("demo", "trixie", &["synchronous_mode=quorum"])
+    Lab::bootstrapped_with("demo", "trixie", &["synchronous_mode=quorum", "ttl=10"])
 }
 
 /// The pid of the process that is a unit's main one.

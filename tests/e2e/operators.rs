@@ -68,15 +68,15 @@ fn two_control_machines_and_a_third() {
     adopted.success();
     let inventory = format!("{folder}/inventory.yml");
     assert_eq!(fs::read_to_string(&inventory).unwrap(), fs::read_to_string(lab.inventory()).unwrap());
+    // Without the secrets it knows neither the cluster's passwords nor its authority, and changes nothing.
+    let apply = ["apply", "-y", "-i", &inventory, "--sandbox", &sandbox];
+    let refused = run(&mut pgfleet(&apply)).failure(1);
+    assert!(refused.contains("trusts another authority"), "{refused}");
+    let secrets = lab.inventory().with_file_name("inventory.secrets.yml");
+    fs::copy(secrets, format!("{folder}/inventory.secrets.yml")).unwrap();
     let status = run(&mut pgfleet(&["status", "-i", &inventory, "--sandbox", &sandbox, "--format", "json"]));
     let status: Value = serde_json::from_str(&status.success()).unwrap();
     assert_eq!(status["healthy"], true, "{status:#}");
-    // Passwords that `status` made for want of any do no harm.
-    let apply = ["apply", "-y", "-i", &inventory, "--sandbox", &sandbox];
-    let refused = run(&mut pgfleet(&apply)).failure(1);
-    assert!(refused.contains("are not those of the cluster"), "{refused}");
-    let secrets = lab.inventory().with_file_name("inventory.secrets.yml");
-    fs::copy(secrets, format!("{folder}/inventory.secrets.yml")).unwrap();
     run(&mut pgfleet(&apply)).success();
     let again = run(&mut pgfleet(&adopt)).failure(1);
     assert!(again.contains("nothing is overwritten"), "{again}");
