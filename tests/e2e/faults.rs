@@ -31,8 +31,11 @@ fn fault(lab: &Lab, what: &str, break_it: impl Fn(&str), repair: impl Fn(&str)) 
     written
 }
 
+/// Patient enough for agents that are not optimised, on a machine that two cores' worth of other hosts share: how
+/// quick everything is, `make bench` measures.
 fn lab() -> Lab {
-    Lab::bootstrapped_with("demo", "trixie", &["synchronous_mode=quorum", "ttl=10"])
+    let patient = ["synchronous_mode=quorum", "ttl=10", "haproxy_check_interval_ms=1000"];
+    Lab::bootstrapped_with("demo", "trixie", &patient)
 }
 
 /// The pid of the process that is a unit's main one.
