@@ -44,11 +44,11 @@ check: ## Format, lints, licences and banned crates
 	cargo deny --locked check bans licenses sources
 
 test: setup-test check ## Every test, end to end ones included
-	@trap '$(MAKE) --no-print-directory clean-labs' EXIT; cargo nextest run --locked --no-fail-fast
+	@trap 'make --no-print-directory clean-labs' EXIT; cargo nextest run --locked --no-fail-fast
 	@echo "Left out: the stories of 'make test-long' (20 kills over a bootstrap, 24 faults in a row on one cluster, every kind of setting changed under a writer, a cluster with TLS that grows, shrinks and changes its authority, upgrades of everything and of PostgreSQL's major version) and the advisory database, which needs the internet."
 
 test-long: setup-test ## The repetitions that do not fit into `make test`
-	@trap '$(MAKE) --no-print-directory clean-labs' EXIT; cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only
+	@trap 'make --no-print-directory clean-labs' EXIT; cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only
 	@echo "Left out: nothing."
 
 # Gigabytes of bootstrapped hosts. `cargo nextest run` by itself keeps them for its next run.
