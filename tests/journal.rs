@@ -52,7 +52,7 @@ impl World {
             .spawn()
             .expect("etcd cannot be run: install the package etcd-server");
         let inventory = format!(
-            "all:\n  vars: {{cluster_name: demo, ansible_user: root, ansible_port: {}, etcd_client_port: {client}}}\n  \
+            "all:\n  vars: {{cluster_name: demo, tls: false, ansible_user: root, ansible_port: {}, etcd_client_port: {client}}}\n  \
              children:\n    etcd: {{hosts: {{one: {{ansible_host: 127.0.0.1}}}}}}\n    postgres: {{hosts: {{one: }}}}\n",
             sshd.port
         );
