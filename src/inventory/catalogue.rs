@@ -157,7 +157,7 @@ pub static VARIABLES: &[Variable] = &[
     row(In::Agent, "agent", Kind::Map, Is("{}"), Host, PG, "Merged into the agent's configuration, which has Patroni's schema.", "{log: {level: DEBUG}}"),
     row(In::Agent, "agent_api_port", Port, Is("8008"), Host, PG, "The port of the agent's REST API.", "8008"),
     row(In::Agent, "agent_api_listen", Text, Is("0.0.0.0"), Host, PG, "The address that the agent's REST API listens on.", "10.128.0.31"),
-    row(In::Agent, "agent_api_user", Text, Unset, Cluster, PG, "The user whose password the agent's REST API asks for before it changes anything. Absent, it asks for none.", "pgfleet"),
+    row(In::Agent, "agent_api_user", Text, Unset, Cluster, PG, "The user whose password the agent's REST API asks for before it changes anything. Absent, it asks for none. With `tls`, a client certificate of the cluster's authority is asked for instead, and this has no effect.", "pgfleet"),
     row(In::Agent, "agent_api_password", ANY, Generated, Cluster, PG, "That user's password; generated only where there is the user.", "\"{{ vaulted }}\""),
     row(In::Agent, "agent_tags", Settings, Is("{}"), Host, PG, "The member's tags: `nofailover`, `noloadbalance`, `clonefrom`, `nosync`, `failover_priority`, or your own.", "{nofailover: true}"),
     row(In::Agent, "agent_log_level", Choice(&["error", "warn", "info", "debug", "trace"]), Is("info"), Host, PG, "How much the agent logs.", "debug"),

@@ -34,7 +34,7 @@ fn fault(lab: &Lab, what: &str, break_it: impl Fn(&str), repair: impl Fn(&str)) 
 /// Patient enough for agents that are not optimised, on a machine that two cores' worth of other hosts share: how
 /// quick everything is, `make bench` measures.
 fn lab() -> Lab {
-    let patient = ["synchronous_mode=quorum", "ttl=10", "haproxy_check_interval_ms=1000"];
+    let patient = ["synchronous_mode=quorum", "ttl=10"];
     Lab::bootstrapped_with("demo", "trixie", &patient)
 }
 

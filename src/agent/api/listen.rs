@@ -5,9 +5,14 @@ use axum::{
     extract::connect_info::Connected,
     serve::{IncomingStream, Listener},
 };
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, lookup_host},
     sync::mpsc,
     task::JoinSet,
     time::{sleep, timeout},
@@ -17,23 +22,34 @@ use tokio_rustls::server::TlsStream;
 /// Who doesn't finish a handshake in this time is no client.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// Opens the sockets of `listen`: one address, several separated by commas, or `*`.
-pub async fn bind(listen: &Address) -> io::Result<Vec<TcpListener>> {
+/// Opens the sockets of `listen`: one address, several separated by commas, or `*`. One of `kept` that is what is
+/// wanted is taken instead of a new one.
+pub async fn bind(listen: &Address, mut kept: Vec<std::net::TcpListener>) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for host in listen.host.split(',').map(str::trim).filter(|host| !host.is_empty()) {
-        let listener = match host {
-            "*" => match TcpListener::bind(("::", listen.port)).await {
-                Ok(listener) => Ok(listener),
-                // A machine without IPv6.
-                Err(_) => TcpListener::bind(("0.0.0.0", listen.port)).await,
-            },
-            host => TcpListener::bind((host, listen.port)).await,
-        };
+        let listener = open(host, listen.port, &mut kept).await;
         listeners.push(listener.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {host}:{}: {error}", listen.port))
         })?);
     }
     Ok(listeners)
+}
+
+async fn open(host: &str, port: u16, kept: &mut Vec<std::net::TcpListener>) -> io::Result<TcpListener> {
+    let addresses: Vec<SocketAddr> = match host {
+        // The second for a machine without IPv6.
+        "*" => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],
+        host => lookup_host((host, port)).await?.collect(),
+    };
+    let wanted = |kept: &std::net::TcpListener| kept.local_addr().is_ok_and(|at| addresses.contains(&at));
+    match kept.iter().position(wanted) {
+        Some(index) => {
+            let listener = kept.swap_remove(index);
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        }
+        None => TcpListener::bind(&addresses[..]).await,
+    }
 }
 
 /// Who is at the other end of a connection.

@@ -4,6 +4,7 @@
 
 mod document;
 mod health;
+pub mod kept;
 mod listen;
 mod metrics;
 mod operation;

@@ -481,13 +481,27 @@ pgfleet_demotions_total{scope="demo",name="pg2",reason="lease"} 2
 
 /// A served API and a way to change what it knows.
 async fn served(view: View) -> (u16, watch::Sender<Arc<View>>, mpsc::Receiver<OperatorRequest>) {
-    let listeners = bind(&Address { host: "127.0.0.1".to_owned(), port: 0 }).await.unwrap();
+    let listeners = bind(&Address { host: "127.0.0.1".to_owned(), port: 0 }, Vec::new()).await.unwrap();
     let port = listeners[0].local_addr().unwrap().port();
     let (views, view) = watch::channel(Arc::new(view));
     let (requests, received) = mpsc::channel(4);
     let extra_headers = [("x-site".to_owned(), "a".to_owned())].into();
     tokio::spawn(serve(listeners, view, requests, Options { extra_headers, tls: None }));
     (port, views, received)
+}
+
+#[tokio::test]
+async fn sockets_that_were_kept_are_taken_and_others_closed() {
+    let kept = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (wanted, other) = (kept(), kept());
+    let (address, foreign) = (wanted.local_addr().unwrap(), other.local_addr().unwrap());
+    // Who asks while no agent listens is not lost.
+    let early = std::net::TcpStream::connect(address).unwrap();
+    let listen = Address { host: "127.0.0.1".to_owned(), port: address.port() };
+    let listeners = bind(&listen, vec![other, wanted]).await.unwrap();
+    let (_stream, peer) = listeners[0].accept().await.unwrap();
+    assert_eq!((listeners.len(), peer), (1, early.local_addr().unwrap()));
+    assert!(TcpStream::connect(foreign).await.is_err(), "nobody listens there any more");
 }
 
 async fn http(port: u16, request: &str) -> String {

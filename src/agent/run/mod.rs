@@ -78,7 +78,10 @@ pub async fn run(config: Config, path: PathBuf) -> Result<Ended, Error> {
         Cache::in_data_dir(&config.postgresql.data_dir).load().unwrap_or_else(|| first_dynamic(&config));
     let secured = Secured::of(&config)?;
     let store = Etcd::new(config.etcd_options(&dynamic, secured.etcd.clone()));
-    let listeners = api::bind(&config.restapi.listen).await.map_err(Error::Listen)?;
+    let listeners = api::bind(&config.restapi.listen, api::kept::take()).await.map_err(Error::Listen)?;
+    if let Err(error) = api::kept::keep(&listeners) {
+        tracing::warn!(%error, "the service manager does not keep the API's sockets");
+    }
     let view = View {
         login: config.restapi.authentication.clone(),
         ..View::unknown(config.scope.clone(), config.name.clone(), BootTime::now())
