@@ -209,7 +209,6 @@ fn breaks_on(lab: &Lab, mark: &str, how: &str) {
 }
 
 #[test]
-#[ignore = "make test-long"]
 fn a_broken_agent_stops_at_the_first_node_and_a_good_one_is_not_noticed() {
     let lab = lab();
     let (programs_before, started, leader) = (programs(&lab), starts(&lab), lab.leader(None));
