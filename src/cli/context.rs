@@ -43,10 +43,10 @@ impl Context {
         Context::of(common, Inventory::load_without(&common.inventory, &common.extra_vars, &keys, leaving)?)
     }
 
-    /// The same with another variable on top. What is odd has been told of it already.
-    pub fn with(&self, variable: String) -> Result<Context, Error> {
+    /// The same with other variables on top. What is odd has been told of it already.
+    pub fn with(&self, variables: &[String]) -> Result<Context, Error> {
         let mut common = self.common.clone();
-        common.extra_vars.push(variable);
+        common.extra_vars.extend_from_slice(variables);
         let keys = keyring(&common.vault_password_file, !common.yes);
         let inventory = Inventory::load_with(&common.inventory, &common.extra_vars, &keys)?;
         Context::quietly(&common, inventory)

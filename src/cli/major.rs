@@ -190,8 +190,8 @@ async fn on_hosts(
     let mut upgrade = Upgrade {
         args,
         // Whatever version the inventory names: before the upgrade or after it.
-        old: &asked.with(format!("postgres_version={from}"))?,
-        new: &asked.with(format!("postgres_version={to}"))?,
+        old: &asked.with(&[format!("postgres_version={from}")])?,
+        new: &asked.with(&[format!("postgres_version={to}")])?,
         versions: (from, to),
         topology,
         access,

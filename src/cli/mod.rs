@@ -17,6 +17,7 @@ mod exit;
 mod failover;
 mod history;
 mod hosts;
+mod import;
 mod init;
 mod locked;
 mod logs;
@@ -65,6 +66,7 @@ enum Command {
     Bootstrap(deploy::BootstrapArgs),
     Apply(deploy::ApplyArgs),
     Edit(edit::Args),
+    Import(import::Args),
     Run(deploy::RunArgs),
     Status(status::Args),
     Verify(verify::Args),
@@ -116,6 +118,7 @@ fn run(command: Command) -> Outcome {
         Command::Bootstrap(args) => on_cluster(&args.common.clone(), deploy::bootstrap(args)),
         Command::Apply(args) => on_cluster(&args.common.clone(), deploy::apply(args)),
         Command::Edit(args) => on_cluster(&args.common().clone(), edit::run(args)),
+        Command::Import(args) => on_cluster(&args.common.clone(), import::run(args)),
         Command::Run(args) => on_cluster(&args.common.clone(), deploy::run(args)),
         Command::Status(args) => on_cluster(&args.common.clone(), status::run(args)),
         Command::Verify(args) => on_cluster(&args.common.clone(), verify::run(args)),

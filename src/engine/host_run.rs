@@ -10,7 +10,7 @@ use super::{
 use crate::{
     diagnostic::Diagnostic,
     inventory::Host,
-    remote::protocol::{Batch, Failure, Mode, Outcome, Step, Verdict, Version},
+    remote::protocol::{AWAITED, Batch, Failure, Mode, Outcome, Step, Verdict, Version},
 };
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
@@ -205,6 +205,7 @@ fn book(
     };
     tally.warnings.extend(outcome.warnings.iter().cloned());
     tally.restart_pending |= outcome.result.get("restart_pending") == Some(&Value::Bool(true));
+    tally.awaiting |= outcome.result.contains_key(AWAITED);
     tally.versions.extend(versions(outcome).into_iter().map(|version| (with.play.to_owned(), version)));
     let finished = Event::StepFinished { host: host.name.clone(), step: name.clone(), finding };
     let _ = with.sink.send(finished);

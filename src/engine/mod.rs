@@ -2,6 +2,7 @@
 //! Start reading at `run`; `segment` cuts plays into batches, `lower` makes tasks complete, `worker`
 //! talks to the hands on a target. Prints nothing; tells what happens through `Event`s.
 
+mod ahead;
 mod alone;
 mod consequences;
 mod control;

@@ -33,6 +33,9 @@ pub struct Tally {
     /// A step saw, or may have caused, that a setting of PostgreSQL waits for a restart.
     #[serde(skip)]
     pub restart_pending: bool,
+    /// A look saw that something is not so yet that a run would wait for.
+    #[serde(skip)]
+    pub awaiting: bool,
     /// What is installed and what is on offer, with the play that looked.
     #[serde(skip)]
     pub versions: Vec<(String, Version)>,
@@ -45,11 +48,18 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// How many steps were looked at.
+    pub(super) fn steps(&self) -> usize {
+        self.unchanged + self.skipped + self.changes.len()
+    }
+
     /// Adds what was found where nothing differs.
-    pub(super) fn extend_quietly(&mut self, found: Tally) {
+    pub(super) fn extend_unchanged(&mut self, found: Tally) {
         self.unchanged += found.unchanged;
         self.skipped += found.skipped;
+        self.warnings.extend(found.warnings);
         self.restart_pending |= found.restart_pending;
+        self.versions.extend(found.versions);
         self.looks.extend(found.looks);
         self.telling.extend(found.telling);
     }

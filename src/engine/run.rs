@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 /// A play with its hosts in batches.
-type Scheduled<'p, 'h> = (&'p Play, Vec<Vec<&'h Host>>);
+pub(super) type Scheduled<'p, 'h> = (&'p Play, Vec<Vec<&'h Host>>);
 
 /// Everything that stays the same during a run.
 pub struct Engine<'a> {
@@ -120,11 +120,23 @@ impl<'a> Engine<'a> {
         report: &mut Report,
     ) {
         let waves = AtomicU32::new(0);
-        for (index, (play, batches)) in plays.iter().enumerate() {
+        let over = match self.options.mode {
+            Mode::Apply => self.settled(playbook, plays, runs, report).await,
+            Mode::Check => 0,
+        };
+        for (index, (play, batches)) in plays.iter().enumerate().skip(over) {
             let started = Instant::now();
             let mut ended = Ok(());
-            let all_right = batches.len() > 1 && self.nothing_differs(playbook, play, batches, runs).await;
-            for batch in batches.iter().filter(|_| !all_right) {
+            let mut batches = batches.as_slice();
+            // The first play after those that are over has been looked at: something differs.
+            if batches.len() > 1 && (index > over || self.options.mode == Mode::Check) {
+                let hosts = batches.iter().flatten().map(|host| host.name.clone()).collect();
+                if let Some(looked) = self.look(playbook, play, hosts, runs).await {
+                    self.take_in(looked, runs);
+                    batches = &[];
+                }
+            }
+            for batch in batches {
                 let names: Vec<HostName> = batch.iter().map(|host| host.name.clone()).collect();
                 let _ = self.sink.send(Event::PlayStarted { name: play.name.clone(), hosts: names.clone() });
                 ended = PlayRun { engine: self, playbook, play, hosts: names, waves: &waves }.run(runs).await;
@@ -143,52 +155,6 @@ impl<'a> Engine<'a> {
                 return;
             }
         }
-    }
-
-    /// Looks at all hosts of a rolling play at the same time, changing nothing. Where nothing differs anywhere,
-    /// there is nothing to go through one by one: a run that changes nothing should not take longer for more
-    /// hosts. What was found is forgotten otherwise.
-    async fn nothing_differs(
-        &self,
-        playbook: &Playbook,
-        play: &Play,
-        batches: &[Vec<&Host>],
-        runs: &mut IndexMap<HostName, HostRun<'a>>,
-    ) -> bool {
-        let names: Vec<HostName> = batches.iter().flatten().map(|host| host.name.clone()).collect();
-        let owes = |run: &HostRun<'_>| play.handlers.iter().any(|handler| run.owed.contains(&handler.name));
-        if names.iter().any(|name| runs.get(name).is_some_and(owes)) {
-            return false;
-        }
-        let before: Vec<_> =
-            runs.values_mut().map(|run| (std::mem::take(&mut run.tally), run.registered.clone())).collect();
-        let options = Options { mode: Mode::Check, diff: false, ..Options::clone(&self.options) };
-        let (sink, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let look = Engine {
-            inventory: self.inventory,
-            templates: self.templates,
-            options: Arc::new(options),
-            sink,
-            mask: self.mask.clone(),
-            cancel: self.cancel.clone(),
-        };
-        let waves = AtomicU32::new(0);
-        let looked = PlayRun { engine: &look, playbook, play, hosts: names, waves: &waves }.run(runs).await;
-        let quiet = |run: &HostRun<'_>| run.tally.changes.is_empty() && run.tally.warnings.is_empty();
-        let all_right = looked.is_ok() && runs.values().all(quiet);
-        while all_right && let Ok(event) = told.try_recv() {
-            let _ = self.sink.send(event);
-        }
-        for (run, (tally, registered)) in runs.values_mut().zip(before) {
-            let found = std::mem::replace(&mut run.tally, tally);
-            if all_right {
-                run.tally.extend_quietly(found);
-            } else {
-                run.registered = registered;
-                run.owed.retain(|debt| !play.handlers.iter().any(|handler| handler.name == *debt));
-            }
-        }
-        all_right
     }
 
     /// Puts failures into the report. A wait that was given up because another host failed, or because the

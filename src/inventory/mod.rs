@@ -4,6 +4,7 @@
 //! connects to a host, and never decides what is done to one. Start reading at [`Inventory::load`]; `catalogue`
 //! has a row for each variable.
 
+mod assign;
 pub mod catalogue;
 mod certificates;
 mod check;
@@ -12,6 +13,7 @@ mod edit;
 mod extra;
 mod fill;
 mod generated;
+mod guess;
 mod load;
 mod merge;
 mod pattern;
@@ -28,6 +30,7 @@ pub mod variable;
 pub use certificates::{Certificate, Rotation, lasting_secrets, rotate};
 pub use connection::Connection;
 pub use generated::{Generated, vet_secret};
+pub use guess::{Guess, differing, guesses};
 pub use settings::{Credentials, Dcs, Ports, Vip};
 pub use sketch::{Machine, Sketch};
 

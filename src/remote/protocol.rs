@@ -140,6 +140,8 @@ pub struct Hello {
     pub facts: serde_json::Map<String, serde_json::Value>,
     /// Handlers that an earlier run still owes this host.
     pub debts: Vec<String>,
+    /// An earlier run was killed, and has left what no step would find.
+    pub interrupted: bool,
 }
 
 /// What a step found and did.
@@ -167,6 +169,9 @@ pub struct Outcome {
     pub warnings: Vec<String>,
     pub elapsed_ms: u64,
 }
+
+/// The key in [`Outcome::result`] under which a look says what a run would wait for.
+pub const AWAITED: &str = "awaited";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Verdict {

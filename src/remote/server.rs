@@ -15,8 +15,8 @@ use crate::{
             links::{self, Dial, Door, Doors},
         },
         protocol::{
-            Batch, Drift, DriftKind, Effect, Event, Failure, Hello, Mode, Outcome, PROTOCOL_VERSION, Request,
-            Step, Verdict,
+            AWAITED, Batch, Drift, DriftKind, Effect, Event, Failure, Hello, Mode, Outcome, PROTOCOL_VERSION,
+            Request, Step, Verdict,
         },
         resource,
     },
@@ -133,6 +133,7 @@ impl Session<'_> {
             facts: facts::gather(self.host),
             // A folder that can't be read is met again, and reported, by the first step that notifies.
             debts: Debts::of(self.host).list().unwrap_or_default(),
+            interrupted: resource::is_interrupted(self.host),
         }));
         while let Some(incoming) = self.next().await {
             match incoming {
@@ -295,8 +296,8 @@ async fn carry_out(context: &Context<'_>, step: &Step, finding: &mut Finding) ->
 fn kept(drift: &Drift) -> Failure {
     failure_with(
         format!("{drift}; it is kept"),
-        "see what differs with `pgfleet plan --diff`; take the change into the inventory, or give it up with \
-         `--overwrite-drift`",
+        "see what differs with `pgfleet plan --diff`; take the change into the inventory (`pgfleet import`), or give \
+         it up with `--overwrite-drift`",
     )
 }
 
@@ -320,7 +321,7 @@ fn conclude(step: &Step, mut finding: Finding, carried_out: Result<(), Failure>)
     if step.no_log {
         finding.diff.clear();
         finding.warnings.clear();
-        finding.result.retain(|key, _| ["changed", "failed", "rc"].contains(&key.as_str()));
+        finding.result.retain(|key, _| ["changed", "failed", "rc", AWAITED].contains(&key.as_str()));
     }
     let verdict = match failed {
         Some(failure) if step.no_log => Verdict::Failed(Failure {

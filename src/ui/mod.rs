@@ -1,7 +1,7 @@
 //! The only writer to a terminal: data to standard output, all else to standard error. Colour only
 //! where a terminal reads it (`anstream` looks, and honours `NO_COLOR`).
 
-mod diff;
+pub mod diff;
 pub mod hosts;
 pub mod plan;
 pub mod progress;

@@ -61,7 +61,7 @@ fn drift(report: &Report, overwrite: bool) -> Vec<String> {
     });
     if kept {
         lines.push(format!(
-            "  {HEADING}next{HEADING:#}: take the change into the inventory, or give it up with `--overwrite-drift`"
+            "  {HEADING}next{HEADING:#}: take the change into the inventory (`pgfleet import`), or give it up with `--overwrite-drift`"
         ));
     }
     lines

@@ -12,8 +12,9 @@ SETTLE = 3
 class Contender:
     """A cluster under the client: how its members are asked, and how an operator switches it over."""
 
-    def __init__(self, title, lab, switch_over, prepare=lambda: None):
+    def __init__(self, title, lab, switch_over, scheme, prepare=lambda: None):
         self.title = title
+        self.scheme = scheme
         self.lab = lab
         self.switch_over = switch_over
         self.prepare = prepare
@@ -22,7 +23,7 @@ class Contender:
         """What any member that answers says of all; nothing when none does."""
         for address in self.lab.groups()["postgres"].values():
             try:
-                return self.lab.ask(do="get", url=f"http://{address}:8008/cluster")["members"]
+                return self.lab.ask(do="get", url=f"{self.scheme}://{address}:8008/cluster")["members"]
             except Failed:
                 continue
         return []
@@ -36,7 +37,7 @@ class Contender:
     def configuration(self):
         """The dynamic configuration, as the cluster says it."""
         address = next(iter(self.lab.groups()["postgres"].values()))
-        return self.lab.ask(do="get", url=f"http://{address}:8008/config")
+        return self.lab.ask(do="get", url=f"{self.scheme}://{address}:8008/config")
 
     def until_whole(self):
         """Waits until one leads and all others stream from it."""

@@ -7,6 +7,7 @@ input ends. Times are those of CLOCK_MONOTONIC, which all processes of a machine
 import collections
 import json
 import select
+import ssl
 import sys
 import threading
 import time
@@ -147,8 +148,12 @@ class Writer:
             self.changed.notify_all()
 
 
+# How quick an answer is is measured, not from whom it comes.
+ANYBODY = ssl._create_unverified_context()
+
+
 def get(url):
-    with urllib.request.urlopen(url, timeout=2) as answer:
+    with urllib.request.urlopen(url, timeout=2, context=ANYBODY) as answer:
         return json.load(answer)
 
 

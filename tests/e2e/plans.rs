@@ -55,4 +55,21 @@ fn a_saved_plan_a_file_changed_by_hand_and_an_edited_inventory() {
     edit("sed -i 's/cluster_name:/haproxy_maxconn: 4321\\n    cluster_name:/' $1").success();
     assert!(lab.scratch.on("haproxy-1", &format!("cat {CONFIG}")).contains("4321"));
     assert_eq!(lab.pgfleet(&["plan", "--detailed-exitcode"]).code, Some(0));
+
+    // What a variable is behind is taken into the inventory; the rest is left, and told.
+    lab.scratch.on("haproxy-1", &format!("sed -i 's/maxconn 4321/maxconn 5678/' {CONFIG}"));
+    lab.pgfleet(&["import"]).success();
+    let inventory = fs::read_to_string(lab.inventory()).unwrap();
+    assert!(inventory.contains("haproxy_maxconn: 5678\n") && !inventory.contains("4321"), "{inventory}");
+    assert_eq!(lab.pgfleet(&["plan", "--detailed-exitcode"]).code, Some(0));
+    lab.scratch.on("haproxy-1", &format!("echo '# by hand' >> {CONFIG}"));
+    let left = lab.pgfleet(&["import", "--format", "json"]);
+    assert_eq!(left.code, Some(1), "{left}");
+    let told: serde_json::Value = serde_json::from_str(&left.stdout).unwrap();
+    assert_eq!(
+        (&told["imported"], &told["left"][0]["path"]),
+        (&serde_json::json!([]), &CONFIG.into()),
+        "{told:#}"
+    );
+    assert_eq!(fs::read_to_string(lab.inventory()).unwrap(), inventory);
 }

@@ -4,6 +4,7 @@
 
 mod document;
 mod health;
+mod hold;
 pub mod kept;
 mod listen;
 mod metrics;

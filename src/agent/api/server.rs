@@ -1,7 +1,7 @@
 //! The HTTP server around [`route`]: reads requests, checks who asks, writes answers.
 
 use super::{
-    Content, Now, OperatorRequest, Reply, Request, Routed,
+    Content, Now, Operation, OperatorRequest, Reply, Request, Routed, hold,
     listen::{Peer, Secured},
     route::{is_unsafe, route},
 };
@@ -19,6 +19,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
+    time::{Instant, timeout_at},
 };
 
 /// How the API is served.
@@ -100,20 +101,30 @@ impl Server {
         };
         let query = Query::<Vec<(String, String)>>::try_from_uri(&head.uri).map(|Query(pairs)| pairs);
         let query = query.unwrap_or_default();
-        let view = Arc::clone(&self.view.borrow());
         let request = Request { method, path: head.uri.path(), query: &query, body: body.as_deref() };
-        match route(request, &view, Now::read()) {
-            Routed::Reply(reply) => reply,
-            Routed::Ask(operation) => {
-                let (reply, outcome) = oneshot::channel();
-                if self.requests.send(OperatorRequest { operation, reply }).await.is_err() {
-                    return Reply::text(503, "the agent is stopping");
+        let held_until = hold::patience(&head.headers).map(|patience| Instant::now() + patience);
+        let mut views = self.view.clone();
+        loop {
+            let view = Arc::clone(&views.borrow_and_update());
+            match (route(request, &view, Now::read()), held_until) {
+                (Routed::Ask(operation), _) => return self.ask(operation).await,
+                (Routed::Reply(reply), Some(end)) if reply.status == 503 => {
+                    let Ok(Ok(())) = timeout_at(end, views.changed()).await else { return reply };
                 }
-                match outcome.await {
-                    Ok(outcome) => outcome.into_reply(),
-                    Err(_) => Reply::text(503, "the agent could not say how it ended; look at /cluster"),
-                }
+                (Routed::Reply(reply), _) => return reply,
             }
+        }
+    }
+
+    /// Has the agent's loop do something.
+    async fn ask(&self, operation: Operation) -> Reply {
+        let (reply, outcome) = oneshot::channel();
+        if self.requests.send(OperatorRequest { operation, reply }).await.is_err() {
+            return Reply::text(503, "the agent is stopping");
+        }
+        match outcome.await {
+            Ok(outcome) => outcome.into_reply(),
+            Err(_) => Reply::text(503, "the agent could not say how it ended; look at /cluster"),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{apt_get, dpkg::Packages, glob};
 use crate::remote::{
     command::Invocation,
     host::{Context, Finding, Host, Manage},
-    protocol::{Failure, Mode},
+    protocol::{AWAITED, Failure, Mode},
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -83,6 +83,11 @@ fn is_package(name: &str) -> bool {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Whether a run that was killed holds services back, or cannot be known not to.
+pub(super) fn is_interrupted(host: &Host) -> bool {
+    apt_get::are_services_held(host).unwrap_or(true)
+}
 
 /// Takes away what a run that was killed left in the way of services. The apt that it had started goes on
 /// without it: until that has ended, services are still to stay down.
@@ -187,9 +192,14 @@ impl Manage for Apt {
         let host = context.host;
         let packages = Packages::read(host)?;
         let mut finding = Finding::unchanged();
-        if self.state == PackageState::Latest && context.mode == Mode::Apply && self.are_lists_stale(host) {
+        if self.state == PackageState::Latest && self.are_lists_stale(host) {
             // What is newest can't be told from old lists; a plan goes by those at hand.
-            apt_get::update(context).await?;
+            match context.mode {
+                Mode::Apply => apt_get::update(context).await?,
+                Mode::Check => {
+                    drop(finding.result.insert(AWAITED.to_owned(), "fresh lists of packages".into()))
+                }
+            }
         }
         let installs = self.state != PackageState::Absent;
         let lists_tell = context.mode == Mode::Check && installs && !self.are_lists_stale(host);

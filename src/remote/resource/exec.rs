@@ -3,7 +3,7 @@
 use crate::remote::{
     command::{Invocation, Output},
     host::{Context, Finding, Manage, failure, failure_with},
-    protocol::{Failure, Mode},
+    protocol::{AWAITED, Failure, Mode},
 };
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -149,6 +149,10 @@ impl Run<'_> {
             return match command.output(context.host).await {
                 Ok(output) => {
                     record(&mut finding, &command, &output);
+                    // In earnest this is a failure, if the task does not say otherwise.
+                    if !output.is_success() {
+                        finding.result.insert(AWAITED.to_owned(), command.line().into());
+                    }
                     Ok(finding)
                 }
                 Err(_) if context.anticipates_change() => Ok(finding),

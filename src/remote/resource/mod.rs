@@ -80,7 +80,7 @@ use crate::{
     remote::{
         arguments,
         host::{Context, Finding, Host, Manage},
-        protocol::{Failure, Mode},
+        protocol::{AWAITED, Failure, Mode},
         systemd,
         wait::{Look, until},
     },
@@ -294,6 +294,11 @@ pub enum Presence {
     Absent,
 }
 
+/// Whether there is something to [`recover`].
+pub(super) fn is_interrupted(host: &Host) -> bool {
+    apt::is_interrupted(host)
+}
+
 /// Repairs what an interrupted run left that no step would find. Called with the host's lock held.
 pub(super) async fn recover(context: &Context<'_>) -> Result<(), Failure> {
     apt::recover(context).await
@@ -313,6 +318,7 @@ async fn await_condition(
             && !context.anticipates_change()
         {
             finding.warnings.push(format!("not so now: {missing}"));
+            finding.result.insert(AWAITED.to_owned(), missing.into());
         }
         return Ok(finding);
     }

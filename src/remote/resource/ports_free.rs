@@ -3,7 +3,7 @@
 use crate::remote::{
     host::{Context, Finding, Host, Manage},
     listeners::{self, Listener},
-    protocol::{Failure, Mode},
+    protocol::{AWAITED, Failure, Mode},
     systemd,
     wait::{Look, until},
 };
@@ -59,7 +59,10 @@ impl Manage for PortsFree {
         if context.mode == Mode::Check {
             // A step before this one may stop whoever has it.
             let rival = self.rival(context.host).filter(|_| !context.anticipates_change());
-            finding.warnings.extend(rival.map(|rival| format!("not so now: {rival}")));
+            if let Some(rival) = rival {
+                finding.warnings.push(format!("not so now: {rival}"));
+                finding.result.insert(AWAITED.to_owned(), rival.to_string().into());
+            }
             return Ok(finding);
         }
         let mut last = None;

@@ -64,7 +64,7 @@ async fn a_change_by_hand_is_kept_until_somebody_decides() {
         let next = next.split_once(';').expect("what becomes of it").1;
         insta::allow_duplicates!(insta::assert_snapshot!(format!("{message}, at TIME;{next}"), @"
         /etc/a changed by hand since our last run, at TIME; it is kept
-        -> see what differs with `pgfleet plan --diff`; take the change into the inventory, or give it up with `--overwrite-drift`
+        -> see what differs with `pgfleet plan --diff`; take the change into the inventory (`pgfleet import`), or give it up with `--overwrite-drift`
         "));
         assert_eq!(fs::read_to_string(&path).expect("readable"), "mine\n");
     }
