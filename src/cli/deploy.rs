@@ -5,7 +5,7 @@ use super::{
     common::{Common, Format},
     context::{Context, overrides},
     error::{Error, Outcome},
-    locked::{self, Locking, Use, Waiting},
+    locked::{self, Kept, Locking, Use, Waiting},
     rolling,
 };
 use crate::{
@@ -211,14 +211,24 @@ pub async fn apply(args: ApplyArgs) -> Outcome {
 async fn change(context: &Context, playbook: &Playbook, args: &ApplyArgs, drift: DriftArgs) -> Outcome {
     let holder = locked::holder("apply", &args.common);
     let with = Deploy::under(args.locking.applying(&holder)).overwriting(drift);
-    let report = carry_out(context, playbook, &with).await?;
+    let (report, lock) = begin(context, playbook, &with).await?;
     if !report.succeeded() {
+        give_back(lock, &report, None).await;
         return Ok(finish(context, &report, Mode::Apply));
     }
     if context.common.format == Format::Text {
         ui::recap::recap(&report, false);
     }
-    rolling::after_apply(context, &report, args.no_restart, args.max_write_gap).await
+    // Nobody else comes in between the change and the restarts that it takes.
+    let stop = lock.as_ref().map(|lock| lock.stop.child_token()).unwrap_or_default();
+    let outcome = rolling::after_apply(context, &report, args.no_restart, args.max_write_gap, stop).await;
+    let wrong = match &outcome {
+        Ok(Exit::Done) => None,
+        Ok(_) => Some("not every member that needs it was restarted".to_owned()),
+        Err(error) => Some(error.summary()),
+    };
+    give_back(lock, &report, wrong).await;
+    outcome
 }
 
 /// Applies a plan as it was saved, or not at all.
@@ -331,6 +341,28 @@ impl<'a> Deploy<'a> {
 
 /// Looks, or with the lock changes what differs.
 pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>) -> Result<Report, Error> {
+    let (report, lock) = begin(context, playbook, with).await?;
+    give_back(lock, &report, None).await;
+    Ok(report)
+}
+
+/// Gives the lock back after a run; `wrong` is what went wrong after its playbook.
+async fn give_back(lock: Option<Kept>, report: &Report, wrong: Option<String>) {
+    let Some(lock) = lock else { return };
+    let ended = lock.ended(report);
+    lock.give_back(match wrong {
+        Some(wrong) => ended.but_failed(wrong),
+        None => ended,
+    })
+    .await;
+}
+
+/// As [`carry_out`], and keeps the lock where it took one.
+async fn begin(
+    context: &Context,
+    playbook: &Playbook,
+    with: &Deploy<'_>,
+) -> Result<(Report, Option<Kept>), Error> {
     let common = &context.common;
     let lock = with.lock;
     let mode = if with.holder().is_some() { Mode::Apply } else { Mode::Check };
@@ -343,7 +375,7 @@ pub async fn carry_out(context: &Context, playbook: &Playbook, with: &Deploy<'_>
     let engine = engine(context, options, sink, cancel);
     let report = match lock {
         Some(lock) => locked::run(context, &engine, playbook, lock).await,
-        None => engine.run(playbook).await.map_err(Error::from),
+        None => engine.run(playbook).await.map(|report| (report, None)).map_err(Error::from),
     };
     drop(engine);
     signals.abort();

@@ -69,13 +69,35 @@ pub fn holder(command: &str, common: &Common) -> Holder {
     Holder::new(&words.join(" "))
 }
 
-/// Runs a playbook under the lock, which is taken while the engine connects.
+/// The lock, after the playbook that it was taken for.
+pub struct Kept {
+    journal: Journal,
+    /// The run makes the whole cluster what the inventory says.
+    whole: bool,
+    /// Cancelled when the lock is lost.
+    pub stop: CancellationToken,
+}
+
+impl Kept {
+    /// How a run ended that was over with its playbook.
+    pub fn ended(&self, report: &Report) -> Ended {
+        Ended::of(report, self.whole)
+    }
+
+    /// Writes how the run went, and gives the lock back.
+    pub async fn give_back(self, ended: Ended) {
+        finish(self.journal, ended).await;
+    }
+}
+
+/// Runs a playbook under the lock, which is taken while the engine connects. There is no report without it, and no
+/// lock where nobody could be asked for it.
 pub async fn run(
     context: &Context,
     engine: &Engine<'_>,
     playbook: &Playbook,
     r#use: Use<'_>,
-) -> Result<Report, Error> {
+) -> Result<(Report, Option<Kept>), Error> {
     // The display of the run is live: it alone may print.
     let tell = |text: &str| drop(engine.sink.send(Event::Noted { text: text.to_owned() }));
     let mut begun = None;
@@ -86,12 +108,10 @@ pub async fn run(
     let report = engine.run_if(playbook, begin).await;
     let journal = match begun {
         Some(journal) => journal?,
-        None => return Ok(report?),
+        None => return Ok((report?, None)),
     };
-    let report = report?;
-    let ended = Ended::of(&report, r#use.applies && is_whole(&context.common));
-    finish(journal, ended, &tell).await;
-    Ok(report)
+    let whole = r#use.applies && is_whole(&context.common);
+    Ok((report?, Some(Kept { journal, whole, stop: engine.cancel.clone() })))
 }
 
 /// Does something else to the cluster under the lock. `work` returns what it has, and how it ended.
@@ -103,7 +123,7 @@ pub async fn during<T>(
     let stop = CancellationToken::new();
     let journal = ui::waiting("taking the deploy lock", begin(context, r#use, &stop, &ui::note)).await?;
     let (result, ended) = work(&stop).await;
-    finish(journal, ended, &ui::note).await;
+    finish(journal, ended).await;
     result
 }
 
@@ -154,12 +174,12 @@ fn refused(error: NoLock) -> Error {
     Error::Failed(error.into(), next)
 }
 
-async fn finish(journal: Journal, ended: Ended, tell: Tell<'_>) {
+async fn finish(journal: Journal, ended: Ended) {
     if let Some(why) = journal.lost() {
-        tell(&ui::as_warning(&format!("the run was stopped: {why}")));
+        ui::warning(&format!("the run was stopped: {why}"));
     }
     for warning in journal.finish(ended).await {
-        tell(&ui::as_warning(&warning));
+        ui::warning(&warning);
     }
 }
 

@@ -37,7 +37,6 @@ mod ssh;
 mod status;
 mod switchover;
 mod upgrade;
-mod upgrading;
 mod verify;
 
 pub use exit::Exit;

@@ -12,6 +12,7 @@ use crate::{
     cluster::rolling::{Rolling, Wish},
     ui,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Restart PostgreSQL, one member after another, in the order that keeps the cluster writable
 #[derive(clap::Args)]
@@ -72,7 +73,7 @@ pub async fn run(args: Args) -> Outcome {
                 }
             }
             let nothing = planned.steps().is_empty();
-            let rolled = rolling::carry_out(planned).await;
+            let rolled = rolling::carry_out(planned, CancellationToken::new()).await;
             match args.common.format {
                 Format::Json => ui::json(&rolled),
                 Format::Text if nothing => {}

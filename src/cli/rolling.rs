@@ -54,9 +54,8 @@ pub fn show(steps: &[Step]) {
     }
 }
 
-/// Carries restarts out, and shows how they go.
-pub async fn carry_out(rolling: Rolling<'_>) -> Rolled {
-    let cancel = CancellationToken::new();
+/// Carries restarts out until `cancel` stops them, as Ctrl-C does, and shows how they go.
+pub async fn carry_out(rolling: Rolling<'_>, cancel: CancellationToken) -> Rolled {
     let signals = tokio::spawn(cancel_on_interrupt(cancel.clone()));
     let mut steps = Steps::default();
     let rolled = rolling
@@ -107,6 +106,7 @@ pub async fn after_apply(
     report: &Report,
     leave: bool,
     max_write_gap: Option<u64>,
+    cancel: CancellationToken,
 ) -> Outcome {
     let (mut rolled, mut pending) = (None, Vec::new());
     let mut failure = None;
@@ -124,7 +124,7 @@ pub async fn after_apply(
                 max_write_gap: max_gap(max_write_gap),
                 ..Wish::default()
             };
-            match restart(&topology, &access, &wish).await {
+            match restart(&topology, &access, &wish, cancel).await {
                 Ok(done) => {
                     rolled = Some(done);
                     pending = rolling::settled(&topology, &access).await;
@@ -154,9 +154,14 @@ pub async fn after_apply(
     }
 }
 
-async fn restart(topology: &Topology, access: &Access, wish: &Wish) -> Result<Rolled, RollingError> {
+async fn restart(
+    topology: &Topology,
+    access: &Access,
+    wish: &Wish,
+    cancel: CancellationToken,
+) -> Result<Rolled, RollingError> {
     let rolling = Rolling::plan(topology, access, wish).await?;
     ui::note(&format!("\nChanged settings need a restart of {}:", wish.members.join(", ")));
     show(rolling.steps());
-    Ok(carry_out(rolling).await)
+    Ok(carry_out(rolling, cancel).await)
 }

@@ -4,15 +4,16 @@ use super::{
     Exit,
     common::{Common, Format},
     context::Context,
-    deploy::{self, Deploy},
+    deploy::{self, Deploy, Held},
     error::{Error, Outcome},
-    locked::{self, Use, Waiting},
+    locked::{self, Waiting},
     reach::reach_any,
 };
 use crate::{
     cluster::{self, Status, Switched},
     diagnostic,
     engine::Report,
+    journal::{Ended, Holder},
     model::HostName,
     remote::protocol::Mode,
     ui,
@@ -104,6 +105,12 @@ struct Left<'a> {
     runs: Vec<Report>,
 }
 
+impl Left<'_> {
+    fn exit(&self) -> Exit {
+        self.runs.last().map_or(Exit::Done, deploy::exit)
+    }
+}
+
 pub async fn add(args: AddArgs) -> Outcome {
     let context = Context::load(&args.common)?;
     known(&context, &args.hosts)?;
@@ -143,7 +150,7 @@ pub async fn remove(args: RemoveArgs) -> Outcome {
         return Ok(Exit::Done);
     }
     let holder = locked::holder(&format!("remove {}", list(&args.hosts)), &args.common);
-    leave(&context, &args.hosts, args.delete_data, args.waiting.changing(&holder)).await
+    leave(&context, &args.hosts, args.delete_data, &holder, &args.waiting).await
 }
 
 pub async fn replace(args: ReplaceArgs) -> Outcome {
@@ -164,17 +171,53 @@ pub async fn replace(args: ReplaceArgs) -> Outcome {
         return Ok(Exit::Done);
     }
     let holder = locked::holder(&format!("replace {} {}", args.old, args.new), &args.common);
-    leave(&context, &[args.old], false, args.waiting.changing(&holder)).await
+    leave(&context, &[args.old], false, &holder, &args.waiting).await
 }
 
-/// Lets hosts leave; whoever is new in the inventory joins on the way.
-async fn leave(context: &Context, hosts: &[HostName], delete_data: bool, lock: Use<'_>) -> Outcome {
-    let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
+/// Lets hosts leave, under one lock from the first look to the last step; whoever is new in the inventory joins on the
+/// way.
+async fn leave(
+    context: &Context,
+    hosts: &[HostName],
+    delete_data: bool,
+    holder: &Holder,
+    waiting: &Waiting,
+) -> Outcome {
     // Judged without what would be left: an inventory that makes no cluster is refused before anything else.
     let rest = context.without(hosts)?;
+    // The lock is kept by those who stay.
+    let left = locked::during(&rest, waiting.changing(holder), async |stop| {
+        let mut left = Left { left: hosts, unreachable: Vec::new(), switchover: None, runs: Vec::new() };
+        let held = Held { holder, stop };
+        let result = take_out(context, &rest, delete_data, held, &mut left).await;
+        let mut ended = Ended::of_all(&left.runs);
+        if let Err(error) = &result {
+            ended = ended.but_failed(error.summary());
+        }
+        (result.map(|()| left), ended)
+    })
+    .await?;
+    match context.common.format {
+        Format::Json => ui::json(&left),
+        Format::Text if left.exit() == Exit::Done => tell(context, &left),
+        Format::Text => {}
+    }
+    Ok(left.exit())
+}
+
+/// Hands the leader's part over, and runs the playbooks. What was done is in `left`, whatever comes of it.
+async fn take_out<'h>(
+    context: &Context,
+    rest: &Context,
+    delete_data: bool,
+    held: Held<'_>,
+    left: &mut Left<'h>,
+) -> Result<(), Error> {
+    let hosts = left.left;
+    let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
     let (topology, access) = reach_any(context).await?;
     let status = cluster::status(&topology, &access).await;
-    let unreachable: Vec<&HostName> = hosts.iter().filter(|host| access.session(host).is_err()).collect();
+    left.unreachable = hosts.iter().filter(|host| access.session(host).is_err()).collect();
     let leaving = cluster::leaving(&status, &names).map_err(|why| {
         let next = why.next_step();
         Error::failed(why).next(next)
@@ -188,48 +231,37 @@ async fn leave(context: &Context, hosts: &[HostName], delete_data: bool, lock: U
     };
     access.close().await;
     let leaving = leaving?;
-    let switchover = switched.transpose().map_err(|error| {
+    left.switchover = switched.transpose().map_err(|error| {
         let next = error.next_step();
         Error::failed(error).next(next)
     })?;
 
-    let mut left = Left { left: hosts, unreachable, switchover, runs: Vec::new() };
     // Of a host that is not in the inventory any more, nobody knows its roles.
     let strangers = names.iter().filter(|name| !context.inventory.hosts.contains_key(**name));
     let forgotten: Vec<&str> =
         leaving.from_dcs.iter().map(String::as_str).chain(strangers.copied()).collect();
-    let forget = Deploy { vars: json!({"leaving": forgotten}), ..Deploy::under(lock) };
+    let under = || Deploy { held: Some(held), ..Deploy::looking() };
+    let forget = Deploy { vars: json!({"leaving": forgotten}), ..under() };
     let present: Vec<&str> =
         hosts.iter().filter(|host| !left.unreachable.contains(host)).map(HostName::as_str).collect();
-    let retire = Deploy {
-        vars: json!({"delete_data": delete_data}),
-        limit: Some(present.join(":")),
-        ..Deploy::under(lock)
-    };
-    let mut steps = vec![(&rest, "forget", forget), (&rest, "apply", Deploy::under(lock))];
+    let retire =
+        Deploy { vars: json!({"delete_data": delete_data}), limit: Some(present.join(":")), ..under() };
+    let mut steps = vec![(rest, "forget", forget), (rest, "apply", under())];
     if !present.is_empty() {
         steps.push((context, "leave", retire));
     }
     for (context, name, with) in steps {
         let playbook = deploy::load(context, name)?;
         let report = deploy::carry_out(context, &playbook, &with).await?;
-        let exit = deploy::exit(&report);
         if context.common.format == Format::Text {
             ui::recap::recap(&report, false);
         }
         left.runs.push(report);
-        if exit != Exit::Done {
-            if context.common.format == Format::Json {
-                ui::json(&left);
-            }
-            return Ok(exit);
+        if left.exit() != Exit::Done {
+            break;
         }
     }
-    match context.common.format {
-        Format::Json => ui::json(&left),
-        Format::Text => tell(context, &left),
-    }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn tell(context: &Context, left: &Left<'_>) {

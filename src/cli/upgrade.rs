@@ -11,19 +11,18 @@ use super::{
     reach::reach_any,
     rolling,
     status::table,
-    upgrading::{Undertaking, Upgraded, Way},
 };
 use crate::{
     cluster::{
         probe,
-        upgrade::{self, Component, Fleet, Found, Goal, Refusal},
+        upgrade::{self, Component, Done, Fleet, Found, Goal, News, Refusal, Undertaking, Upgraded, Way},
     },
     engine::Report,
     journal::Ended,
     model::PgMajor,
     playbook::Playbook,
     remote::protocol::Mode,
-    ui,
+    ui::{self, steps::Steps},
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -240,7 +239,7 @@ async fn carry_out(context: &Context, wanted: Wanted<'_>) -> Outcome {
     }
     if due.is_empty() || wanted.check {
         if common.format == Format::Json {
-            ui::json(&Upgraded::nothing(context, found));
+            ui::json(&Upgraded::nothing(context.inventory.cluster.clone(), found));
         }
         return Ok(Exit::Done);
     }
@@ -262,7 +261,7 @@ async fn carry_out(context: &Context, wanted: Wanted<'_>) -> Outcome {
     .await?;
     match common.format {
         Format::Json => ui::json(&upgraded),
-        Format::Text => upgraded.tell(wanted.way == Way::Back),
+        Format::Text => tell_end(&upgraded, wanted.way == Way::Back),
     }
     Ok(if upgraded.stopped.is_some() { Exit::Failed } else { Exit::Done })
 }
@@ -293,9 +292,11 @@ async fn go_through(
     let (topology, access) = reach_any(context).await?;
     let cancel = stop.child_token();
     let signals = tokio::spawn(cancel_on_interrupt(cancel.clone()));
+    let mut display = Steps::default();
     let gone_through = probe::during(&topology, &access, async |probe| {
         let undertaking = Undertaking {
-            context,
+            inventory: &context.inventory,
+            templates: &context.templates,
             playbook: &playbook,
             options,
             way: wanted.way.clone(),
@@ -305,12 +306,46 @@ async fn go_through(
             cancel,
             max_write_gap: rolling::max_gap(wanted.max_write_gap),
         };
-        undertaking.carry_out(found, due).await
+        let mut tell = |news: News<'_>| match news {
+            News::Begun(what) => display.begin(what),
+            News::Waiting(what) => display.waiting(what),
+            News::Over(done) => display.over(&line(done)),
+        };
+        undertaking.carry_out(found, due, &mut tell).await
     })
     .await;
+    display.clear();
     signals.abort();
     access.close().await;
     Ok(gone_through)
+}
+
+fn line(done: &Done) -> String {
+    let gap = done.writes_interrupted_ms.map(|gap| format!(", longest pause between writes {gap} ms"));
+    format!("{} ({:.1} s{})", done.what, done.took_ms as f64 / 1000.0, gap.unwrap_or_default())
+}
+
+/// Tells people how it ended.
+fn tell_end(upgraded: &Upgraded, back: bool) {
+    let gap = match upgraded.writes_interrupted_ms {
+        Some(gap) => format!("the longest pause between two writes was {gap} ms"),
+        None => "nobody could write through the entry point, before or meanwhile".to_owned(),
+    };
+    upgraded.warnings.iter().for_each(|warning| ui::warning(warning));
+    let Some(stopped) = &upgraded.stopped else {
+        let done = if back { "Rolled back" } else { "Upgraded" };
+        return ui::line(&format!("{done} all that was asked for; {gap}."));
+    };
+    ui::line(&format!("Stopped; {gap}. Left:"));
+    upgraded.left.iter().for_each(|left| ui::line(&format!("  {} on {}", left.component, left.host)));
+    ui::error(&stopped.why, &[]);
+    stopped.last_lines.iter().for_each(|line| ui::note(&format!("  | {line}")));
+    match stopped.rolled_back {
+        Some(true) => ui::note("  What was there before is back on this host."),
+        Some(false) => ui::note("  What was there before could not be brought back on this host."),
+        None => {}
+    }
+    ui::note(&format!("  next: {}", stopped.next_step));
 }
 
 /// What is installed where, and what comes; and what the hosts have to say.

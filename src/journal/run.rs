@@ -113,6 +113,30 @@ impl Ended {
         Self { outcome, hosts, remarks, applied: everything && outcome == Outcome::Done }
     }
 
+    /// By what several runs report, one after the other; the last says how it ended.
+    pub fn of_all(reports: &[Report]) -> Self {
+        let mut whole = Self::done("");
+        whole.remarks.clear();
+        for report in reports {
+            let Self { outcome, hosts, remarks, .. } = Self::of(report, false);
+            whole.outcome = outcome;
+            whole.remarks.extend(remarks);
+            for (host, changes) in hosts {
+                let sum = whole.hosts.entry(host).or_default();
+                sum.count += changes.count;
+                sum.steps.extend(changes.steps);
+            }
+        }
+        whole
+    }
+
+    /// Something went wrong besides.
+    pub fn but_failed(mut self, why: impl Into<String>) -> Self {
+        self.outcome = Outcome::Failed;
+        self.remarks.push(why.into());
+        self
+    }
+
     /// Something was changed that is no step on a host.
     pub fn done(remark: impl Into<String>) -> Self {
         Self { outcome: Outcome::Done, hosts: IndexMap::new(), remarks: vec![remark.into()], applied: false }

@@ -67,10 +67,17 @@ fn status_verify_and_switchover_of_seven_machines() {
     let dcs = status["dcs"]["members"].as_array().expect("a list");
     assert!(dcs.len() == 3 && dcs.iter().all(|member| member["healthy"] == true), "{status:#}");
     assert_eq!(dcs.iter().filter(|member| member["leader"] == true).count(), 1, "{status:#}");
-    let frontends = status["haproxy"][0]["frontends"].as_array().expect("a list");
-    let up: Vec<_> =
-        frontends.iter().map(|frontend| (&frontend["serves"], &frontend["backends_up"])).collect();
-    assert_eq!(up, [(&Value::from("primary"), &Value::from(1)), (&Value::from("replica"), &Value::from(2))]);
+    // HAProxy takes a few looks to drop a replica that leads now.
+    eventually("HAProxy's servers", Duration::from_secs(60), || {
+        let status: Value =
+            serde_json::from_str(&lab.pgfleet(&["status", "--format", "json"]).stdout).ok()?;
+        let frontends = status["haproxy"][0]["frontends"].as_array().expect("a list").clone();
+        let up = frontends
+            .into_iter()
+            .map(|frontend| (frontend["serves"].clone(), frontend["backends_up"].clone()));
+        let expected = [(Value::from("primary"), Value::from(1)), (Value::from("replica"), Value::from(2))];
+        up.eq(expected).then_some(())
+    });
 
     let proof = lab.pgfleet(&["verify"]).success();
     assert!(proof.contains("The cluster demo works."), "{proof}");

@@ -1,15 +1,17 @@
-//! Upgrades: of what, to which version, on which hosts, in which order. Pure; the command carries it out.
+//! Upgrades: of what, to which version, on which hosts, in which order.
 //!
 //! `goal` judges what is asked for, `found` reads what a look at the hosts has found, `order` says which host comes
-//! when.
+//! when: all three are pure. `course` carries it out, one host after another.
 
+mod course;
 mod found;
 mod goal;
 mod order;
 
+pub use course::{Done, Left, News, Stopped, Undertaking, Upgraded, Way};
 pub use found::{Found, already_back, found};
 pub use goal::{Fleet, Goal, Refusal, goal};
-pub use order::order;
+use order::order;
 
 use serde::Serialize;
 

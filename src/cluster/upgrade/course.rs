@@ -1,22 +1,26 @@
 //! An upgrade, or a rollback, as it is carried out: one host after another, under a client that writes.
 
-use super::{context::Context, deploy};
+use super::{Component, Found, order};
 use crate::{
     cluster::{
         self, Access, Topology, operator,
         probe::Probe,
-        rolling::{self, GO_ON, News, Rolling, Step, Stop, Wish},
-        upgrade::{self, Component, Found},
+        rolling::{self, GO_ON, News as Restart, Rolling, Step, Stop, Wish},
+        switchover::millis,
     },
-    engine::{Event, Finding, HostFailure, Options, Report},
-    model::HostName,
+    engine::{Engine, Event, Finding, HostFailure, Mask, Options, Report},
+    inventory::Inventory,
+    model::{HostName, Scope},
     playbook::Playbook,
     remote::protocol::Failure,
-    ui::{self, steps::Steps},
+    template::Templates,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long the cluster may take to be well before the next host.
@@ -44,46 +48,53 @@ impl Way {
     }
 }
 
-/// The document of `upgrade --format json`.
+/// How an upgrade went; the document of `upgrade --format json`.
 #[derive(Debug, Serialize)]
 pub struct Upgraded {
-    cluster: String,
+    pub cluster: Scope,
     /// What the look at the hosts has found.
-    found: Vec<Found>,
-    steps: Vec<Done>,
+    pub found: Vec<Found>,
+    pub steps: Vec<Done>,
     /// The longest time between two acknowledged commits through the entry point over the whole run.
-    writes_interrupted_ms: Option<u64>,
+    pub writes_interrupted_ms: Option<u64>,
     /// `null` when all is done.
     pub stopped: Option<Stopped>,
     /// What is left.
-    left: Vec<Left>,
-    warnings: Vec<String>,
+    pub left: Vec<Left>,
+    pub warnings: Vec<String>,
 }
 
 /// A host that is through, or a switchover.
 #[derive(Debug, Serialize)]
-struct Done {
-    component: Component,
-    what: String,
-    took_ms: u64,
+pub struct Done {
+    pub component: Component,
+    pub what: String,
+    pub took_ms: u64,
     /// The longest time within the step without an acknowledged commit; `null` where nobody could write before.
-    writes_interrupted_ms: Option<u64>,
+    pub writes_interrupted_ms: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-struct Left {
-    component: Component,
-    host: HostName,
+pub struct Left {
+    pub component: Component,
+    pub host: HostName,
 }
 
 /// Why the rest was not begun.
 #[derive(Debug, Serialize)]
 pub struct Stopped {
-    why: String,
-    last_lines: Vec<String>,
-    next_step: String,
+    pub why: String,
+    pub last_lines: Vec<String>,
+    pub next_step: String,
     /// Whether what was there before is back on the host; `null` where nothing had to be brought back.
-    rolled_back: Option<bool>,
+    pub rolled_back: Option<bool>,
+}
+
+/// What is going on, for those who look on.
+pub enum News<'a> {
+    Begun(&'a str),
+    Waiting(&'a str),
+    Over(&'a Done),
 }
 
 impl Stopped {
@@ -100,7 +111,8 @@ impl From<Stop> for Stopped {
 
 /// What is carried out, and with what.
 pub struct Undertaking<'a> {
-    pub context: &'a Context,
+    pub inventory: &'a Inventory,
+    pub templates: &'a Templates,
     pub playbook: &'a Playbook,
     /// Of a run on one host.
     pub options: Options,
@@ -114,18 +126,17 @@ pub struct Undertaking<'a> {
 }
 
 /// What has happened so far.
-#[derive(Default)]
-struct Course {
-    display: Steps,
+struct Course<'t> {
+    tell: &'t mut dyn FnMut(News<'_>),
     steps: Vec<Done>,
     left: Vec<Left>,
     /// All runs of the engine as one, for the history.
     whole: Report,
 }
 
-impl Course {
+impl Course<'_> {
     fn waiting(&mut self, what: &str) {
-        self.display.waiting(what);
+        (self.tell)(News::Waiting(what));
     }
 
     fn is_through(&mut self, component: Component, host: &HostName) {
@@ -145,9 +156,9 @@ impl Course {
 
 impl Upgraded {
     /// Where nothing was to be done, or nothing should be.
-    pub fn nothing(context: &Context, found: Vec<Found>) -> Self {
+    pub fn nothing(cluster: Scope, found: Vec<Found>) -> Self {
         Self {
-            cluster: context.inventory.cluster.to_string(),
+            cluster,
             found,
             steps: Vec::new(),
             writes_interrupted_ms: None,
@@ -156,40 +167,21 @@ impl Upgraded {
             warnings: Vec::new(),
         }
     }
-
-    /// Tells people how it ended.
-    pub fn tell(&self, back: bool) {
-        let gap = match self.writes_interrupted_ms {
-            Some(gap) => format!("the longest pause between two writes was {gap} ms"),
-            None => "nobody could write through the entry point, before or meanwhile".to_owned(),
-        };
-        self.warnings.iter().for_each(|warning| ui::warning(warning));
-        let Some(stopped) = &self.stopped else {
-            let done = if back { "Rolled back" } else { "Upgraded" };
-            return ui::line(&format!("{done} all that was asked for; {gap}."));
-        };
-        ui::line(&format!("Stopped; {gap}. Left:"));
-        self.left.iter().for_each(|left| ui::line(&format!("  {} on {}", left.component, left.host)));
-        ui::error(&stopped.why, &[]);
-        stopped.last_lines.iter().for_each(|line| ui::note(&format!("  | {line}")));
-        match stopped.rolled_back {
-            Some(true) => ui::note("  What was there before is back on this host."),
-            Some(false) => ui::note("  What was there before could not be brought back on this host."),
-            None => {}
-        }
-        ui::note(&format!("  next: {}", stopped.next_step));
-    }
 }
 
 impl Undertaking<'_> {
     /// Goes through all that is due. What happened comes back, and as one report for the history.
-    pub async fn carry_out(self, found: Vec<Found>, due: Vec<Found>) -> (Upgraded, Report) {
+    pub async fn carry_out(
+        self,
+        found: Vec<Found>,
+        due: Vec<Found>,
+        tell: &mut dyn FnMut(News<'_>),
+    ) -> (Upgraded, Report) {
         let left = due.iter().map(|found| Left { component: found.component, host: found.host.clone() });
-        let mut course = Course { left: left.collect(), ..Course::default() };
+        let mut course = Course { tell, steps: Vec::new(), left: left.collect(), whole: Report::default() };
         // A gap can only be measured from a commit before it.
         self.probe.acknowledged().await;
         let stopped = self.all(&due, &mut course).await.err().map(|stopped| *stopped);
-        course.display.clear();
         if let Some(stopped) = stopped.as_ref().filter(|_| course.whole.succeeded()) {
             course.whole.cancelled = self.cancel.is_cancelled();
             if !course.whole.cancelled {
@@ -209,12 +201,12 @@ impl Undertaking<'_> {
             stopped,
             left: course.left,
             warnings,
-            ..Upgraded::nothing(self.context, Vec::new())
+            ..Upgraded::nothing(self.inventory.cluster.clone(), Vec::new())
         };
         (upgraded, course.whole)
     }
 
-    async fn all(&self, due: &[Found], course: &mut Course) -> Result<(), Box<Stopped>> {
+    async fn all(&self, due: &[Found], course: &mut Course<'_>) -> Result<(), Box<Stopped>> {
         for component in Component::ALL {
             let due: Vec<&Found> = due.iter().filter(|found| found.component == component).collect();
             if due.is_empty() {
@@ -225,7 +217,7 @@ impl Undertaking<'_> {
             let hosts: Vec<HostName> =
                 due.iter().filter(|found| !restarts(found)).map(|found| found.host.clone()).collect();
             let status = cluster::status(self.topology, self.access).await;
-            for host in upgrade::order(component, &hosts, &status) {
+            for host in order(component, &hosts, &status) {
                 self.host(component, &host, course).await?;
             }
             if !members.is_empty() {
@@ -240,7 +232,7 @@ impl Undertaking<'_> {
         &self,
         component: Component,
         host: &HostName,
-        course: &mut Course,
+        course: &mut Course<'_>,
     ) -> Result<(), Box<Stopped>> {
         let begun = self.begin(&format!("{component} on {host}"), course)?;
         self.ready(component, Some(host), course).await?;
@@ -251,7 +243,7 @@ impl Undertaking<'_> {
     }
 
     /// PostgreSQL on members, with a restart of each: standbys, a switchover, the old primary.
-    async fn members(&self, due: &[&Found], course: &mut Course) -> Result<(), Box<Stopped>> {
+    async fn members(&self, due: &[&Found], course: &mut Course<'_>) -> Result<(), Box<Stopped>> {
         let members = due.iter().map(|found| found.host.to_string()).collect();
         let wish = Wish { members, anew: true, ..Wish::default() };
         self.ready(Component::Postgres, None, course).await?;
@@ -276,12 +268,12 @@ impl Undertaking<'_> {
         &self,
         planned: &Rolling<'_>,
         step: &Step,
-        course: &mut Course,
+        course: &mut Course<'_>,
     ) -> Result<(), Box<Stopped>> {
         let stopped = |stop: Stop| Box::new(Stopped::from(stop));
-        let mut tell = |news: News<'_>| match news {
-            News::Waiting(what) => course.display.waiting(what),
-            News::Begun(_) | News::Over(_) => {}
+        let mut tell = |news: Restart<'_>| match news {
+            Restart::Waiting(what) => course.waiting(what),
+            Restart::Begun(_) | Restart::Over(_) => {}
         };
         planned.gate(step, PATIENCE, &self.cancel, &mut tell).await.map_err(stopped)?;
         let host = match step {
@@ -296,9 +288,9 @@ impl Undertaking<'_> {
             self.ready(Component::Postgres, None, course).await?;
         }
         self.replace(Component::Postgres, &host, course).await?;
-        let mut tell = |news: News<'_>| match news {
-            News::Waiting(what) => course.display.waiting(what),
-            News::Begun(_) | News::Over(_) => {}
+        let mut tell = |news: Restart<'_>| match news {
+            Restart::Waiting(what) => course.waiting(what),
+            Restart::Begun(_) | Restart::Over(_) => {}
         };
         if let Err(stop) = planned.act(step, &mut tell).await {
             return Err(self.give_up(Component::Postgres, &host, stop.into(), course).await);
@@ -316,7 +308,7 @@ impl Undertaking<'_> {
         &self,
         component: Component,
         host: &HostName,
-        course: &mut Course,
+        course: &mut Course<'_>,
     ) -> Result<(), Box<Stopped>> {
         let report = self.play(component, host, self.way.vars(), &self.cancel, course).await?;
         let failure = report.failures.first().map(|failure| (stopped_by(failure), failure.unreachable));
@@ -336,7 +328,7 @@ impl Undertaking<'_> {
         component: Component,
         host: &HostName,
         stopped: Stopped,
-        course: &mut Course,
+        course: &mut Course<'_>,
     ) -> Box<Stopped> {
         if self.way == Way::Back || component == Component::System {
             return Box::new(stopped);
@@ -367,7 +359,7 @@ impl Undertaking<'_> {
     }
 
     /// Restarts a member with the packages of before, unless its agent has done so by itself.
-    async fn restarted(&self, host: &HostName, course: &mut Course) -> bool {
+    async fn restarted(&self, host: &HostName, course: &mut Course<'_>) -> bool {
         if let Some(agent) = self.topology.agent(host.as_str()) {
             // One that is not up is started by its agent anyway; whether it is well is seen below.
             let _ = operator::restart(self.access, agent).await;
@@ -382,7 +374,7 @@ impl Undertaking<'_> {
         host: &HostName,
         vars: Map<String, Value>,
         cancel: &CancellationToken,
-        course: &mut Course,
+        course: &mut Course<'_>,
     ) -> Result<Report, Box<Stopped>> {
         let options = Options {
             limit: Some(host.to_string()),
@@ -391,7 +383,14 @@ impl Undertaking<'_> {
             ..self.options.clone()
         };
         let (sink, mut events) = tokio::sync::mpsc::unbounded_channel();
-        let engine = deploy::engine(self.context, options, sink, cancel.clone());
+        let engine = Engine {
+            inventory: self.inventory,
+            templates: self.templates,
+            options: Arc::new(options),
+            sink,
+            mask: Mask::new(self.inventory.secrets()),
+            cancel: cancel.clone(),
+        };
         let run = async move { engine.run(self.playbook).await };
         let show = async {
             while let Some(event) = events.recv().await {
@@ -416,7 +415,7 @@ impl Undertaking<'_> {
         &self,
         component: Component,
         host: Option<&HostName>,
-        course: &mut Course,
+        course: &mut Course<'_>,
     ) -> Result<(), Box<Stopped>> {
         let deadline = Instant::now() + PATIENCE;
         let host = host.map(HostName::as_str);
@@ -443,7 +442,7 @@ impl Undertaking<'_> {
     }
 
     /// Begins a step, unless there is a reason to stop before it.
-    fn begin(&self, what: &str, course: &mut Course) -> Result<Instant, Box<Stopped>> {
+    fn begin(&self, what: &str, course: &mut Course<'_>) -> Result<Instant, Box<Stopped>> {
         if self.cancel.is_cancelled() {
             return Err(Box::new(by_hand()));
         }
@@ -458,24 +457,19 @@ impl Undertaking<'_> {
             let next = "Find out why, or allow more; the same command goes on from here.";
             return Err(Box::new(Stopped::new(why, next)));
         }
-        course.display.begin(what);
+        (course.tell)(News::Begun(what));
         self.probe.begin_step();
         Ok(Instant::now())
     }
 
-    async fn over(&self, component: Component, what: String, begun: Instant, course: &mut Course) {
+    async fn over(&self, component: Component, what: String, begun: Instant, course: &mut Course<'_>) {
         if self.probe.longest().is_some() {
             self.probe.acknowledged().await;
         }
-        let gap = self.probe.step().map(millis);
-        let told = gap.map(|gap| format!(", longest pause between writes {gap} ms")).unwrap_or_default();
-        course.display.over(&format!("{what} ({:.1} s{told})", begun.elapsed().as_secs_f64()));
-        course.steps.push(Done {
-            component,
-            what,
-            took_ms: millis(begun.elapsed()),
-            writes_interrupted_ms: gap,
-        });
+        let (took_ms, writes_interrupted_ms) = (millis(begun.elapsed()), self.probe.step().map(millis));
+        let done = Done { component, what, took_ms, writes_interrupted_ms };
+        (course.tell)(News::Over(&done));
+        course.steps.push(done);
     }
 }
 
@@ -505,8 +499,4 @@ fn as_failure(left: &Left, stopped: &Stopped) -> HostFailure {
         },
         unreachable: false,
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
