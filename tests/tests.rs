@@ -4,6 +4,7 @@
 mod agent;
 mod cases;
 mod e2e;
+mod engine;
 mod fleet;
 mod init;
 mod journal;

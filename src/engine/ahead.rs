@@ -123,6 +123,7 @@ impl<'a> Engine<'a> {
         let started = Instant::now();
         let before: Vec<_> =
             runs.values_mut().map(|run| (std::mem::take(&mut run.tally), run.registered.clone())).collect();
+        let in_earnest = self.options.mode == Mode::Apply;
         let options = Options { mode: Mode::Check, diff: false, ..Options::clone(&self.options) };
         let (sink, mut told) = tokio::sync::mpsc::unbounded_channel();
         let look = Engine {
@@ -134,7 +135,8 @@ impl<'a> Engine<'a> {
             cancel: self.cancel.clone(),
         };
         let waves = AtomicU32::new(0);
-        let looked = PlayRun { engine: &look, playbook, play, hosts, waves: &waves }.run(runs).await;
+        let looked =
+            PlayRun { engine: &look, playbook, play, hosts, waves: &waves, in_earnest }.run(runs).await;
         let quiet = |run: &HostRun<'_>| run.tally.changes.is_empty() && !run.tally.awaiting;
         let all_right = looked.is_ok() && runs.values().all(quiet) && !self.cancel.is_cancelled();
         let mut hosts = Vec::new();

@@ -10,7 +10,6 @@ use super::{
 use crate::{
     model::HostName,
     playbook::{Play, Playbook, Task},
-    remote::protocol::Mode,
 };
 use futures_util::future::join_all;
 use indexmap::IndexMap;
@@ -28,6 +27,8 @@ pub struct PlayRun<'e, 'a> {
     pub hosts: Vec<HostName>,
     /// Counts what is sent to hosts at the same time, over the whole run.
     pub waves: &'e AtomicU32,
+    /// The run will change what differs, even if this only looks: tasks see what they will see then.
+    pub in_earnest: bool,
 }
 
 impl<'a> PlayRun<'_, 'a> {
@@ -200,7 +201,7 @@ impl<'a> PlayRun<'_, 'a> {
         variables::overlay(&mut layers, &self.engine.options.vars);
         variables::overlay(&mut layers, self.engine.inventory.extra_vars());
         known.insert("ansible_play_hosts".to_owned(), json!(self.hosts));
-        known.insert("ansible_check_mode".to_owned(), json!(self.engine.options.mode == Mode::Check));
+        known.insert("ansible_check_mode".to_owned(), json!(!self.in_earnest));
         let mut known = variables::resolve(layers, known, self.engine.templates, &self.play.at);
         variables::overlay(&mut known, &run.registered);
         variables::overlay(&mut known, self.engine.inventory.extra_vars());

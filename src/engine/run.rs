@@ -120,16 +120,14 @@ impl<'a> Engine<'a> {
         report: &mut Report,
     ) {
         let waves = AtomicU32::new(0);
-        let over = match self.options.mode {
-            Mode::Apply => self.settled(playbook, plays, runs, report).await,
-            Mode::Check => 0,
-        };
+        let in_earnest = self.options.mode == Mode::Apply;
+        let over = if in_earnest { self.settled(playbook, plays, runs, report).await } else { 0 };
         for (index, (play, batches)) in plays.iter().enumerate().skip(over) {
             let started = Instant::now();
             let mut ended = Ok(());
             let mut batches = batches.as_slice();
             // The first play after those that are over has been looked at: something differs.
-            if batches.len() > 1 && (index > over || self.options.mode == Mode::Check) {
+            if batches.len() > 1 && (index > over || !in_earnest) {
                 let hosts = batches.iter().flatten().map(|host| host.name.clone()).collect();
                 if let Some(looked) = self.look(playbook, play, hosts, runs).await {
                     self.take_in(looked, runs);
@@ -139,7 +137,9 @@ impl<'a> Engine<'a> {
             for batch in batches {
                 let names: Vec<HostName> = batch.iter().map(|host| host.name.clone()).collect();
                 let _ = self.sink.send(Event::PlayStarted { name: play.name.clone(), hosts: names.clone() });
-                ended = PlayRun { engine: self, playbook, play, hosts: names, waves: &waves }.run(runs).await;
+                ended = PlayRun { engine: self, playbook, play, hosts: names, waves: &waves, in_earnest }
+                    .run(runs)
+                    .await;
                 if ended.is_err() || self.cancel.is_cancelled() {
                     break;
                 }

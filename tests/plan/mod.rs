@@ -3,4 +3,4 @@
 //! its host; PostgreSQL is a real server; the agents' REST API answers from memory.
 
 mod cases;
-mod world;
+pub mod world;

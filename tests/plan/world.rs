@@ -340,7 +340,7 @@ impl World {
 }
 
 /// The real hands on a tree, at the end of a pipe.
-async fn hands(folder: &Path, host: &Host) -> Result<Worker, NoHands> {
+pub async fn hands(folder: &Path, host: &Host) -> Result<Worker, NoHands> {
     let root = folder.join(host.name.as_str());
     let (to_hands, input) = tokio::io::duplex(1 << 16);
     let (output, from_hands) = tokio::io::duplex(1 << 16);
