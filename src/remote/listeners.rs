@@ -123,7 +123,8 @@ fn address_of(hex: &str) -> Option<IpAddr> {
     }
 }
 
-/// The first process that holds each socket, by the socket's inode.
+/// The first process that holds each socket, by the socket's inode. The service manager, which keeps sockets for others,
+/// is asked last.
 fn holders(host: &Host) -> HashMap<u64, u32> {
     let mut holders = HashMap::new();
     let mut pids: Vec<u32> = fs::read_dir(host.path("/proc"))
@@ -132,7 +133,7 @@ fn holders(host: &Host) -> HashMap<u64, u32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
-    pids.sort_unstable();
+    pids.sort_unstable_by_key(|pid| (*pid == 1, *pid));
     for pid in pids {
         let descriptors = fs::read_dir(host.path(format!("/proc/{pid}/fd"))).into_iter().flatten().flatten();
         for descriptor in descriptors {
@@ -178,6 +179,18 @@ mod tests {
             let found = found.iter().find(|listener| listener.address == address.ip()).expect("a listener");
             assert_eq!(found.process.as_ref().map(|process| process.pid), Some(std::process::id()));
         }
+    }
+
+    #[test]
+    fn the_service_manager_holds_sockets_for_others() {
+        let root = tempfile::tempdir().expect("a folder");
+        for (pid, inode) in [(1, 77), (1, 78), (50, 77)] {
+            let descriptors = root.path().join(format!("proc/{pid}/fd"));
+            fs::create_dir_all(&descriptors).expect("a folder");
+            let link = descriptors.join(inode.to_string());
+            std::os::unix::fs::symlink(format!("socket:[{inode}]"), link).expect("a link");
+        }
+        assert_eq!(holders(&Host::at(root.path())), HashMap::from([(77, 50), (78, 1)]));
     }
 
     #[test]
