@@ -141,6 +141,8 @@ impl Upgrade<'_> {
             }
             Step::Replicas => {
                 self.start(self.new, false).await?;
+                // As `apply` leaves it.
+                self.playbook(self.new, "kept", None, json!({})).await?;
                 self.advance(|record| record.phase = Phase::Done).await?;
             }
             Step::GoBack => self.go_back().await?,
