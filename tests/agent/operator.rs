@@ -108,6 +108,10 @@ fn a_paused_cluster_is_left_alone_until_it_is_resumed() {
     eventually("the key is taken again", || term(&cluster).filter(|now| Some(now) != before.as_ref()));
     assert_eq!(cluster.healthy(2), first);
     assert_eq!(cluster.nodes[first].postmaster(), Some(postmaster), "PostgreSQL never noticed");
+    eventually("all are members again", || {
+        let (_, shown) = cluster.nodes[first].request("GET", "/cluster", "")?;
+        (shown["members"].as_array()?.len() == 3).then_some(())
+    });
 
     // What an operator asks for is done, and the old leader follows.
     let names: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
