@@ -75,7 +75,6 @@ fn changes_nothing(lab: &Lab, variables: &str) {
 }
 
 #[test]
-#[ignore = "make test-long"]
 fn settings_change_under_a_client_that_writes() {
     let lab = Lab::bootstrapped("demo", "trixie");
 
