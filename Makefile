@@ -45,7 +45,7 @@ check: ## Format, lints, licences and banned crates
 
 test: setup-test check ## Every test, end to end ones included
 	@trap 'make --no-print-directory clean-labs' EXIT; cargo nextest run --locked --no-fail-fast
-	@echo "Left out: the stories of 'make test-long' (20 kills over a bootstrap, 24 faults in a row on one cluster, a cluster with TLS that grows, shrinks and changes its authority, upgrades of everything and of PostgreSQL's major version) and the advisory database, which needs the internet."
+	@echo "Left out: the stories of 'make test-long' (20 kills over a bootstrap and over an upgrade, 24 faults in a row on one cluster, a cluster with TLS that grows, shrinks and changes its authority, upgrades of everything and of PostgreSQL's major version) and the advisory database, which needs the internet."
 
 test-long: setup-test ## The repetitions that do not fit into `make test`
 	@trap 'make --no-print-directory clean-labs' EXIT; cargo nextest run --locked --no-fail-fast --profile long --run-ignored ignored-only

@@ -245,7 +245,7 @@ fn haproxy_reads_as_it_should() {
         # The agents say who is what; asked by OPTIONS they answer in one line, and one whose server is down for us answers
         # when it is up, or after two seconds. An agent may be away for a second (it restarts) without its server being
         # dropped. A connection that PostgreSQL refuses makes the very next look decide.
-        default-server inter 1000ms fastinter 200ms downinter 200ms fall 5 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions
+        default-server inter 1000ms fastinter 100ms downinter 200ms fall 3 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions
 
     # The primary, for reading and writing.
     listen primary
@@ -448,7 +448,7 @@ fn with_tls_nobody_speaks_plain_text() {
     ETCD_PEER_CLIENT_CERT_AUTH="true"
     "#);
     insta::assert_snapshot!(lines_about_tls(&files["haproxy-1 true"]["/etc/haproxy/haproxy.cfg"]), @r"
-    default-server inter 1000ms fastinter 200ms downinter 200ms fall 5 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions check-ssl verify required ca-file /etc/pgfleet/tls/ca.crt crt /etc/pgfleet/tls/haproxy.pem
+    default-server inter 1000ms fastinter 100ms downinter 200ms fall 3 rise 1 observe layer4 error-limit 1 on-error sudden-death on-marked-down shutdown-sessions check-ssl verify required ca-file /etc/pgfleet/tls/ca.crt crt /etc/pgfleet/tls/haproxy.pem
     server pg-1 10.128.0.12:5432 check port 8008 verifyhost pg-1
     server pg-2 10.128.0.13:5432 check port 8008 verifyhost pg-2
     server pg-3 10.128.0.14:5432 check port 8008 verifyhost pg-3

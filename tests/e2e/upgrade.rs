@@ -314,9 +314,8 @@ fn killed_at(points: u32) {
 }
 
 #[test]
-#[ignore = "make test-long"]
 fn an_upgrade_that_was_killed_is_completed_by_the_next() {
-    killed_at(3);
+    killed_at(2);
 }
 
 #[test]
