@@ -57,6 +57,7 @@ fn render(inventory: &Inventory, playbook: &Playbook, host: &Host, formed: bool)
         vars.insert("etcd_joined".to_owned(), json!({"initial_cluster": "etcd-1=http://10.128.0.26:2380"}));
         vars.insert("etcd_member".to_owned(), json!({"leader": false}));
         vars.insert("haproxy_address".to_owned(), json!({"stdout": "elsewhere"}));
+        vars.insert("ansible_check_mode".to_owned(), json!(false));
         vars.insert("postgres_process".to_owned(), json!({"stale": false}));
         for task in play.tasks.iter().chain(&play.handlers) {
             if let Some((path, content)) = task_file(task, &vars, &templates) {
