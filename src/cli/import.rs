@@ -157,7 +157,12 @@ fn agreed(common: &Common, found: &[Found], left: &[Left]) -> bool {
             ui::note(&ui::diff::coloured(diff));
         }
     }
-    found.is_empty() || common.yes || ui::confirm("Write this into the inventory?")
+    let agreed =
+        found.is_empty() || common.yes || !ui::interactive() || ui::confirm("Write this into the inventory?");
+    if !agreed {
+        ui::note("Nothing was changed.");
+    }
+    agreed
 }
 
 fn write(context: &Context, found: Vec<Found>) -> Result<Vec<Imported>, Error> {

@@ -143,7 +143,7 @@ pub static VARIABLES: &[Variable] = &[
     row(In::HaProxy, "haproxy_stats_port", Port, Is("7000"), Cluster, PROXY, "The port of HAProxy's statistics page.", "7000"),
     row(In::HaProxy, "haproxy_listen", Text, Is("\"*\""), Host, PROXY, "The address that HAProxy listens on.", "10.128.0.40"),
     row(In::HaProxy, "haproxy_maxconn", COUNT, Is("2000"), Host, PROXY, "How many connections HAProxy takes.", "10000"),
-    row(In::HaProxy, "haproxy_check_interval_ms", Integer { least: 50, most: 60_000 }, Is("1000"), Cluster, PROXY, "Milliseconds between two looks at a server that is steadily up.", "500"),
+    row(In::HaProxy, "haproxy_check_interval_ms", Integer { least: 50, most: 60_000 }, Is("1000"), Cluster, PROXY, "Milliseconds between two looks at a server that is steadily up; of the entry point for reading, twice as many.", "500"),
     row(In::HaProxy, "haproxy_client_timeout", Text, Is("30m"), Cluster, PROXY, "How long a session may be silent before HAProxy closes it, on both sides.", "1h"),
     row(In::HaProxy, "haproxy_connect_timeout", Text, Is("4s"), Cluster, PROXY, "How long a connection to a server may take.", "2s"),
 
